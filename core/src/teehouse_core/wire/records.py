@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Record framing, without keys: u8 final ‖ u32 ct_len ‖ ciphertext (PROTOCOL §3.4)."""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+from teehouse_core.errors import MalformedError
+
+__all__ = [
+    "MAX_CIPHERTEXT",
+    "MAX_PLAINTEXT",
+    "MIN_CIPHERTEXT",
+    "PREFIX",
+    "TAG",
+    "Record",
+    "RecordReader",
+    "record_prefix",
+]
+
+MAX_PLAINTEXT = 65536  # bytes of plaintext per record; bounds memory per stream
+TAG = 16  # bytes, AES-GCM
+MIN_CIPHERTEXT, MAX_CIPHERTEXT = 1 + TAG, MAX_PLAINTEXT + TAG
+PREFIX = 5  # bytes; they are the record's AAD
+_HEAD = struct.Struct(">BI")
+
+
+class Record(NamedTuple):
+    """One framed record; `aad` are its first five bytes."""
+
+    aad: bytes
+    final: bool
+    ciphertext: bytes
+
+
+def record_prefix(final: bool, ciphertext_len: int) -> bytes:
+    """The five bytes before a ciphertext."""
+    return _HEAD.pack(1 if final else 0, ciphertext_len)
+
+
+class RecordReader:
+    """Cuts a byte stream into records. After the final one it reads nothing more (`ended`)."""
+
+    __slots__ = ("_buffer", "ended")
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self.ended = False
+
+    @property
+    def pending(self) -> int:
+        """Bytes held that do not yet make a record."""
+        return len(self._buffer)
+
+    def feed(self, data: bytes | memoryview) -> list[Record]:
+        """Take bytes, give the records they complete. Raises MalformedError on a bad prefix, before its body is held."""
+        records: list[Record] = []
+        if self.ended:
+            return records
+        buffer = self._buffer
+        buffer += data
+        at, size = 0, len(buffer)
+        while size - at >= PREFIX:
+            final, length = _HEAD.unpack_from(buffer, at)
+            if final > 1:
+                raise MalformedError("record flag is neither 0 nor 1", code="record-flag")
+            if not MIN_CIPHERTEXT <= length <= MAX_CIPHERTEXT:
+                raise MalformedError("record length out of range", code="record-length")
+            end = at + PREFIX + length
+            if size < end:
+                break
+            records.append(Record(bytes(buffer[at : at + PREFIX]), bool(final), bytes(buffer[at + PREFIX : end])))
+            at = end
+            if final:
+                self.ended = True
+                buffer.clear()
+                return records
+        del buffer[:at]
+        return records
