@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The form of platform API keys: "sk-th-" ‖ 16 hex digits (public account id) ‖ "-" ‖ 43 base64url characters (256 bits)."""
+"""API keys of the platform: "sk-th-" ‖ 16 hex digits (public account id) ‖ "-" ‖ 43 base64url characters."""
 
 from __future__ import annotations
 

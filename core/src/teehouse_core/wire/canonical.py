@@ -57,7 +57,7 @@ def encode(value: Any) -> bytes:
     return _dump(value)
 
 
-def _refuse_number(text: str) -> NoReturn:
+def _refuse_number(_text: str) -> NoReturn:
     raise MalformedError("number is not a plain integer", code="number-not-integer")
 
 
