@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+# The doors of Teehouse. Every target does its own set-up: a fresh machine needs Python 3.11+, pip, git and make.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+BIN := .venv/bin
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+BENCH_ARGS ?=
+
+# program:package, only what some test or bench starts; a test whose program is missing skips with "missing program:".
+#   nginx     bench: the pass-through that the gateway is compared with
+#   ip        tests: the run without a network (a namespace with loopback only)
+# Planned, added by the work that first starts them: postgres:postgresql, swtpm:swtpm, swtpm_setup:swtpm-tools,
+# softhsm2-util:softhsm2, chromium:chromium.
+TEST_PROGRAMS := nginx:nginx ip:iproute2
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: dev
+dev: ## Make .venv from the lock; leaves .venv/bin/teehouse (instant when nothing changed)
+	@tools/dev.sh
+
+.PHONY: demo
+demo: dev ## Ask a real model one question, verified and sealed, on SIMULATED hardware (DEMO_ARGS='--ask "…" --keep')
+	@$(BIN)/teehouse demo $(DEMO_ARGS)
+
+.PHONY: test
+test: dev test-deps ## Run every test of the four wheels, the flows and the adversary (PYTEST_ARGS="-k seal")
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+.PHONY: test-deps
+test-deps: ## Install the Debian packages that tests and bench start (as root or with passwordless sudo)
+	@tools/test_deps.sh $(TEST_PROGRAMS)
+
+.PHONY: lint
+lint: dev ## Style, import contracts, file rules, TCB list, documents
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/python tools/check_files.py
+	$(BIN)/python tools/tcb.py --check
+	$(BIN)/python tools/check_docs.py
+
+.PHONY: fmt
+fmt: dev ## Format the code and mend what ruff can mend
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+.PHONY: types
+types: dev ## mypy --strict over the four wheels
+	$(BIN)/mypy
+
+.PHONY: vectors
+vectors: dev ## Run the conformance vectors of spec/vectors and check that they are what their generator makes
+	@tools/vectors.sh
+
+.PHONY: bench
+bench: dev test-deps ## Measure the sealed path beside the plain one; results in bench/results
+	@$(BIN)/python bench/run.py $(BENCH_ARGS)
+
+.PHONY: tcb
+tcb: dev ## Remake enclave/TCB.md: what runs in the TEE, in lines and packages
+	@$(BIN)/python tools/tcb.py
+
+.PHONY: docs-check
+docs-check: dev ## Check links, ADR index, change notes and the age of translations
+	@$(BIN)/python tools/check_docs.py
+
+.PHONY: lock
+lock: ## Remake requirements.lock and tools/uv-requirements.txt (packages at least a week old)
+	@tools/lock.sh
+
+.PHONY: clean
+clean: ## Remove the virtual environment and every cache of this folder
+	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
