@@ -2,8 +2,8 @@
 """Writes enclave/TCB.md: every file and every third-party package that runs inside the TEE.
 
 The files are those of `enclave/src` and the modules of `core` that they import, followed to the end of the import
-graph. The packages are the closure of what the two wheels require, with the versions of `requirements.lock`, as resolved
-for one fixed target (CPython 3.11 on Linux x86-64), so that the text does not depend on the machine that makes it.
+graph. The packages are the closure of what the two wheels require, with the versions of `requirements.lock`, as
+resolved for one fixed target (CPython 3.11 on Linux x86-64), so that the text is the same on every machine.
 
 It does not count the interpreter and its standard library, compiled code inside packages, the kernel or the firmware;
 the document says so. `--check` exits 1 when the document is stale or a budget is exceeded.
@@ -206,9 +206,9 @@ def render(files: list[SourceFile], packages: list[Package], imported: dict[str,
         "Lines are lines of code: no blanks, comments or docstrings. Packages are what `teehouse-enclave` with the",
         f"embedded engine (`{EXTRA}`) installs on CPython 3.11, Linux x86-64, in the versions of `requirements.lock`.",
         "",
-        "Not counted here: the Python interpreter and its standard library, compiled code inside the packages (llama.cpp",
-        "in `xllamacpp`, OpenSSL in `cryptography`, libuv in `uvloop`), the operating system of the guest, the firmware",
-        "and the processor. They are trusted too, and a measurement covers them only on real hardware.",
+        "Not counted here: the Python interpreter and its standard library, compiled code inside the packages",
+        "(llama.cpp in `xllamacpp`, OpenSSL in `cryptography`, libuv in `uvloop`), the operating system of the guest,",
+        "the firmware and the processor. They are trusted too, and a measurement covers them only on real hardware.",
         "",
         "| | now | budget |",
         "| --- | ---: | ---: |",
