@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The doors: no silent skip in CI, every target documented, the script that installs test programs never stops a run."""
+"""The doors: no silent skip in CI, every target documented, missing programs never stop a run."""
 
 from __future__ import annotations
 

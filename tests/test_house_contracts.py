@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The import contracts can fail: a copy of the four wheels with one planted import is refused, and by the right contract."""
+"""The import contracts can fail: a copy with one planted import is refused, by the right contract."""
 
 from __future__ import annotations
 

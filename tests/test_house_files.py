@@ -42,7 +42,7 @@ def run_tool(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     ],
 )
 def test_planted_violation_is_found(tmp_path: Path, path: str, text: str, rule: str) -> None:
-    (tmp_path / path).parent.mkdir(parents=True)
+    (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / path).write_text(text, encoding="utf-8")
     done = run_tool("check_files.py", "--root", str(tmp_path))
     assert done.returncode == 1

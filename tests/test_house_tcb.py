@@ -25,7 +25,8 @@ def tcb() -> ModuleType:
 
 
 def test_only_code_lines_count(tcb: ModuleType) -> None:
-    source = '"""Doc.\n\nMore.\n"""\n\n# why\nx = (\n    1,  # unit\n)\n\n\ndef f() -> str:\n    """Doc."""\n    return """a\nb"""\n'
+    source = '"""Doc.\n\nMore.\n"""\n\n# why\nx = (\n    1,  # unit\n)\n\n\n'
+    source += 'def f() -> str:\n    """Doc."""\n    return """a\nb"""\n'
     assert tcb.count_lines(source) == 6
 
 

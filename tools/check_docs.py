@@ -7,7 +7,7 @@ Findings that fail:
 - `change-note`: a file of `changes/` is not named `<issue>.<category>.md`, or is empty.
 - `translation`: a page has no Chinese pair, or the pair does not say which text it translates.
 
-A translation older than its source is listed, and does not fail: an English correction should not wait for a Chinese one.
+A translation older than its source is listed, and does not fail: a correction should not wait for its translation.
 `--stamp PAGE…` records in a translation that it now says what its source says. It does not check that it does.
 Exit codes: 0 clean, 1 findings, 2 usage.
 """

@@ -132,7 +132,7 @@ def source_files(root: Path) -> list[SourceFile]:
 
 def locked_versions(root: Path) -> dict[str, str]:
     """Package name → version for `TARGET`, out of requirements.lock."""
-    versions = {}
+    versions: dict[str, str] = {}
     for line in (root / "requirements.lock").read_text(encoding="utf-8").splitlines():
         if re.match(r"[A-Za-z0-9]", line):
             requirement = Requirement(line.rstrip("\\ "))
