@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -54,10 +54,8 @@ CHALLENGE_LEDGER: Final = 2
 CHALLENGE_KEY_RELEASE: Final = 3
 
 _DEVICE_TYPES: Final = {"nvidia-gpu": binding.GPU, "nvidia-nvswitch": binding.NVSWITCH}
-_TOP: Final = frozenset(
-    "v endpoint node keyset challenge platform devices members workload_log collateral release".split()
-)
-_TOP_REQUIRED: Final = frozenset("v endpoint node keyset challenge platform workload_log".split())
+_TOP_REQUIRED: Final = frozenset({"v", "endpoint", "node", "keyset", "challenge", "platform", "workload_log"})
+_TOP: Final = _TOP_REQUIRED | {"devices", "members", "collateral", "release"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +251,9 @@ def _collateral(value: Mapping[str, Any]) -> Collateral:
     return Collateral(intel, tuple(sorted(set(value) - {"intel"})))
 
 
-def _members(value: Mapping[str, Any], known: set[str] | frozenset[str], required: set[str] | frozenset[str], what: str) -> None:
+def _members(
+    value: Mapping[str, Any], known: set[str] | frozenset[str], required: set[str] | frozenset[str], what: str
+) -> None:
     names = set(value)
     if not names <= known:
         raise MalformedError(f"{what} has unknown members", code="unknown-member")

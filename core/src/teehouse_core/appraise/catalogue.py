@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every check by id: its group, where its input comes from, and the clause it enforces. The ids are stable API."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from teehouse_core.appraise.verdict import Group
+
+__all__ = ["CATALOGUE", "CheckSpec"]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckSpec:
+    """`required` is the default; a policy can make an optional check required, never the reverse."""
+
+    group: Group
+    source: str
+    clause: str
+    required: bool = True
+
+
+_QUOTE = "Intel TDX DCAP Quoting Library API, appendix 3"
+_PCS = "Intel PCS API v4"
+_PCK = "Intel SGX PCK Certificate and CRL Profile"
+_MODULE = "Intel TDX Module ABI"
+_PROTOCOL = "PROTOCOL §2"
+_EVIDENCE = "EVIDENCE §2"
+
+CATALOGUE: Final[dict[str, CheckSpec]] = {
+    "policy.supported": CheckSpec("policy", "platform.type", _EVIDENCE),
+    "policy.platform": CheckSpec("policy", "platform.type", _EVIDENCE),
+    "tdx.quote.format": CheckSpec("quote", "platform.report", _QUOTE),
+    "tdx.quote.vendor": CheckSpec("quote", "quote header", _QUOTE),
+    "tdx.quote.signature": CheckSpec("quote", "quote signature data", _QUOTE),
+    "tdx.quote.attestation-key": CheckSpec("quote", "QE report", _QUOTE),
+    "tdx.qe.signature": CheckSpec("quote", "QE report", _QUOTE),
+    "tdx.qe.identity": CheckSpec("quote", "QE report, QE identity", _PCS),
+    "tdx.pck.chain": CheckSpec("silicon", "certification data", _PCK),
+    "tdx.pck.revocation": CheckSpec("silicon", "root CRL, PCK CRL", _PCK),
+    "tdx.collateral.tcb-info": CheckSpec("silicon", "TCB info", _PCS),
+    "tdx.collateral.qe-identity": CheckSpec("silicon", "QE identity", _PCS),
+    "tdx.collateral.dates": CheckSpec("silicon", "TCB info, QE identity", _PCS),
+    "tdx.collateral.age": CheckSpec("silicon", "TCB info, QE identity, PCK CRL", "EVIDENCE §1"),
+    "tdx.collateral.evaluation": CheckSpec("silicon", "TCB info, QE identity", "EVIDENCE §1"),
+    "tdx.tcb.fmspc": CheckSpec("silicon", "PCK certificate, TCB info", _PCS),
+    "tdx.dcap": CheckSpec("silicon", "whole quote with collateral", "ATTESTATION §3.1"),
+    "tdx.tcb.status": CheckSpec("silicon", "TCB level", _PCS),
+    "tdx.tcb.advisories": CheckSpec("silicon", "TCB level", _PCS),
+    "policy.machine": CheckSpec("silicon", "PCK certificate PPID", "ATTESTATION §3.6"),
+    "tdx.td.debug": CheckSpec("firmware", "TD report", _MODULE),
+    "tdx.td.attributes": CheckSpec("firmware", "TD report", _MODULE),
+    "tdx.td.xfam": CheckSpec("firmware", "TD report", _MODULE),
+    "tdx.td.seam": CheckSpec("firmware", "TD report", _MODULE),
+    "tdx.reference.mrtd": CheckSpec("firmware", "TD report", _EVIDENCE, required=False),
+    "tdx.reference.rtmr0": CheckSpec("firmware", "TD report", _EVIDENCE, required=False),
+    "tdx.reference.rtmr1": CheckSpec("firmware", "TD report", _EVIDENCE, required=False),
+    "tdx.reference.rtmr2": CheckSpec("firmware", "TD report", _EVIDENCE, required=False),
+    "tdx.reference.rtmr3": CheckSpec("firmware", "TD report", _EVIDENCE, required=False),
+    "workload.log.digests": CheckSpec("workload", "workload_log", "spec 03 §3"),
+    "workload.log.replay": CheckSpec("workload", "workload_log, RTMR3", "spec 03 §3"),
+    "workload.log.events": CheckSpec("workload", "workload_log", "spec 03 §3"),
+    "workload.reference.image-sha256": CheckSpec("workload", "workload_log", _EVIDENCE, required=False),
+    "workload.reference.config-sha256": CheckSpec("workload", "workload_log", _EVIDENCE, required=False),
+    "workload.reference.weights-sha256": CheckSpec("workload", "workload_log", _EVIDENCE, required=False),
+    "workload.reference.release": CheckSpec("workload", "workload_log", _EVIDENCE, required=False),
+    "policy.devices": CheckSpec("gpu", "devices", _EVIDENCE),
+    "release.statement": CheckSpec("release", "release", "EVIDENCE §1", required=False),
+    "challenge.kind": CheckSpec("binding", "challenge", _PROTOCOL),
+    "challenge.nonce": CheckSpec("binding", "challenge", _PROTOCOL),
+    "binding.report-data": CheckSpec("binding", "TD report", _PROTOCOL),
+    "binding.endpoint": CheckSpec("binding", "keyset", _PROTOCOL),
+    "binding.names": CheckSpec("binding", "bundle, keyset", _PROTOCOL),
+    "binding.role": CheckSpec("binding", "keyset", _PROTOCOL),
+    "binding.group": CheckSpec("binding", "keyset, members", _PROTOCOL),
+    "binding.kids": CheckSpec("binding", "keyset", _PROTOCOL),
+    "binding.validity": CheckSpec("binding", "keyset", _PROTOCOL),
+    "binding.suites": CheckSpec("binding", "keyset", "PROTOCOL §1"),
+    "binding.release": CheckSpec("binding", "keyset, workload_log", _PROTOCOL),
+    "binding.image-sha256": CheckSpec("binding", "keyset, workload_log", _PROTOCOL),
+    "binding.config-sha256": CheckSpec("binding", "keyset, workload_log", _PROTOCOL),
+    "binding.weights-sha256": CheckSpec("binding", "keyset, workload_log", _PROTOCOL),
+    "binding.model": CheckSpec("binding", "keyset, workload_log", _PROTOCOL),
+    "binding.doors": CheckSpec("binding", "keyset, workload_log", _PROTOCOL),
+    "binding.egress": CheckSpec("binding", "keyset, workload_log", _PROTOCOL),
+    "binding.content-logging": CheckSpec("binding", "keyset, workload_log", _PROTOCOL),
+    "binding.moderation": CheckSpec("binding", "keyset, workload_log", _PROTOCOL),
+    "policy.doors": CheckSpec("policy", "keyset", "PROTOCOL §8"),
+    "policy.egress": CheckSpec("policy", "keyset", _EVIDENCE),
+    "policy.content-logging": CheckSpec("policy", "keyset", _EVIDENCE),
+    "policy.moderation": CheckSpec("policy", "keyset", _EVIDENCE),
+}

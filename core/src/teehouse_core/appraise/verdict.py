@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Attestation Result: every check by name, one result, and the type that alone opens the way to sealing keys.
+
+`Verdict` and `Accepted` cannot be built outside this package: their constructors want a token that is not exported.
+A verdict accepts only if no required check failed or was skipped *and* every check of the floor passed, so a verdict
+with checks missing refuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import InitVar, dataclass, field
+from typing import Any, Final, Literal, NoReturn
+
+from teehouse_core.errors import EvidenceRefused, LocalError, StaleEvidence
+from teehouse_core.wire.keyset import Keyset
+
+__all__ = ["FLOOR", "Accepted", "Check", "Group", "State", "Tier", "Verdict"]
+
+State = Literal["passed", "failed", "skipped", "not-applicable"]
+Group = Literal["silicon", "quote", "firmware", "workload", "gpu", "release", "binding", "policy"]
+Tier = Literal["hardware", "vtpm", "simulated", "none"]
+
+_TOKEN: Final = object()
+
+_INTEL_FLOOR: Final = frozenset(
+    {
+        "policy.supported",
+        "policy.platform",
+        "tdx.quote.format",
+        "tdx.quote.signature",
+        "tdx.quote.attestation-key",
+        "tdx.qe.signature",
+        "tdx.pck.chain",
+        "tdx.pck.revocation",
+        "tdx.dcap",
+        "tdx.tcb.status",
+        "tdx.td.debug",
+        "workload.log.digests",
+        "workload.log.replay",
+        "workload.log.events",
+        "binding.report-data",
+        "binding.endpoint",
+        "binding.role",
+        "binding.validity",
+    }
+)
+FLOOR: Final[Mapping[str, frozenset[str]]] = {"tdx": _INTEL_FLOOR, "simulated": _INTEL_FLOOR}
+"""By platform type: checks without which nothing is accepted, whatever else a verdict says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One named check. `id` is stable API; `claimed` and `expected` are short texts for people."""
+
+    id: str
+    group: Group
+    state: State
+    claimed: str
+    expected: str
+    source: str
+    clause: str
+    hint: str
+    required: bool
+
+    @property
+    def refuses(self) -> bool:
+        """A required check that did not happen counts as one that failed."""
+        return self.required and self.state in ("failed", "skipped")
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A node's keyset that evidence spoke for, in this process, under one policy.
+
+    Ends at `not_after` (Unix seconds); whoever seals checks that again each time, and each key's own window.
+    """
+
+    token: InitVar[object]
+    keyset: Keyset
+    tier: Tier
+    not_after: int
+    evidence_time: int
+    policy_digest: str
+    bundle_sha256: str
+
+    def __post_init__(self, token: object) -> None:
+        _guard(token, "Accepted")
+
+    @property
+    def keyset_digest(self) -> bytes:
+        """32 bytes, over the keyset's canonical encoding."""
+        return self.keyset.digest
+
+    def __reduce__(self) -> NoReturn:
+        raise LocalError("acceptance does not leave the process that appraised", code="not-copyable")
+
+    def __copy__(self) -> Accepted:
+        return self
+
+    def __deepcopy__(self, _memo: object) -> Accepted:
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """All checks of one appraisal. `policy` is the policy's digest, `at` the appraisal time in Unix seconds."""
+
+    token: InitVar[object]
+    checks: tuple[Check, ...]
+    tier: Tier
+    platform: str
+    policy: str
+    at: int
+    claims: Mapping[str, Any]
+    keyset: Keyset = field(repr=False)
+    bundle_sha256: str
+    evidence_time: int | None
+    not_after: int
+
+    def __post_init__(self, token: object) -> None:
+        _guard(token, "Verdict")
+
+    @property
+    def result(self) -> Literal["accepted", "refused"]:
+        if any(check.refuses for check in self.checks):
+            return "refused"
+        floor = FLOOR.get(self.platform)
+        passed = {check.id for check in self.checks if check.state == "passed"}
+        return "accepted" if floor is not None and floor <= passed and self.tier != "none" else "refused"
+
+    @property
+    def supported(self) -> bool:
+        """Whether this version can appraise the bundle's platform type at all."""
+        return self.platform in FLOOR
+
+    @property
+    def refusing(self) -> tuple[Check, ...]:
+        """The checks that refuse, in order."""
+        return tuple(check for check in self.checks if check.refuses)
+
+    def check(self, check_id: str) -> Check:
+        """The check of that id. Raises `LocalError` when there is none."""
+        for check in self.checks:
+            if check.id == check_id:
+                return check
+        raise LocalError(f"no check {check_id}", code="check-id")
+
+    def accept(self) -> Accepted:
+        """The only maker of `Accepted`.
+
+        Raises `EvidenceRefused` when the result is refused, and `StaleEvidence` (`evidence-age-unknown`,
+        `evidence-over`) when nothing proves that the evidence is of now: a stored report can be read, not sealed to.
+        """
+        if self.result != "accepted":
+            ids = ", ".join(check.id for check in self.refusing) or "the platform is not supported"
+            hint = next((check.hint for check in self.refusing if check.hint), None)
+            raise EvidenceRefused(f"evidence refused: {ids}", verdict=self, hint=hint)
+        if self.evidence_time is None:
+            hint = "appraise evidence made for a nonce of your own"
+            raise StaleEvidence("the age of this evidence is unknown", code="evidence-age-unknown", hint=hint)
+        if self.not_after <= self.at:
+            raise StaleEvidence("this evidence has ended", code="evidence-over")
+        return Accepted(
+            _TOKEN,
+            keyset=self.keyset,
+            tier=self.tier,
+            not_after=self.not_after,
+            evidence_time=self.evidence_time,
+            policy_digest=self.policy,
+            bundle_sha256=self.bundle_sha256,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"result","tier","policy","at","checks":[…],"claims":{…}}`, JSON-ready; equal inputs give equal output."""
+        return {
+            "result": self.result,
+            "tier": self.tier,
+            "policy": self.policy,
+            "at": self.at,
+            "checks": [check.to_json() for check in self.checks],
+            "claims": dict(self.claims),
+        }
+
+
+def _guard(token: object, what: str) -> None:
+    if token is not _TOKEN:
+        raise LocalError(f"{what} is made by appraisal only", code="not-constructible")
