@@ -40,7 +40,6 @@ _INTEL_FLOOR: Final = frozenset(
         "workload.log.replay",
         "workload.log.events",
         "binding.report-data",
-        "binding.endpoint",
         "binding.role",
         "binding.validity",
     }
@@ -80,7 +79,7 @@ class Accepted:
     """
 
     token: InitVar[object]
-    keyset: Keyset
+    keyset: Keyset = field(repr=False)
     tier: Tier
     not_after: int
     evidence_time: int
@@ -152,8 +151,9 @@ class Verdict:
     def accept(self) -> Accepted:
         """The only maker of `Accepted`.
 
-        Raises `EvidenceRefused` when the result is refused, and `StaleEvidence` (`evidence-age-unknown`,
-        `evidence-over`) when nothing proves that the evidence is of now: a stored report can be read, not sealed to.
+        Raises `EvidenceRefused` when the result is refused, `StaleEvidence` (`evidence-age-unknown`, `evidence-over`)
+        when nothing proves that the evidence is of now (a stored report can be read, not sealed to), and `LocalError`
+        (`endpoint-not-named`) when the caller never said which endpoint it asked for.
         """
         if self.result != "accepted":
             ids = ", ".join(check.id for check in self.refusing) or "the platform is not supported"
@@ -162,6 +162,8 @@ class Verdict:
         if self.evidence_time is None:
             hint = "appraise evidence made for a nonce of your own"
             raise StaleEvidence("the age of this evidence is unknown", code="evidence-age-unknown", hint=hint)
+        if self.check("binding.endpoint").state != "passed":
+            raise LocalError("appraise with the endpoint that was asked for", code="endpoint-not-named")
         if self.not_after <= self.at:
             raise StaleEvidence("this evidence has ended", code="evidence-over")
         return Accepted(

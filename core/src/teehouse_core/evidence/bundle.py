@@ -251,9 +251,7 @@ def _collateral(value: Mapping[str, Any]) -> Collateral:
     return Collateral(intel, tuple(sorted(set(value) - {"intel"})))
 
 
-def _members(
-    value: Mapping[str, Any], known: set[str] | frozenset[str], required: set[str] | frozenset[str], what: str
-) -> None:
+def _members(value: Mapping[str, Any], known: Set[str], required: Set[str], what: str) -> None:
     names = set(value)
     if not names <= known:
         raise MalformedError(f"{what} has unknown members", code="unknown-member")

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`appraise`: bundle bytes, a policy and a time give a verdict. No clock, no I/O, no early stop.
+
+(1) parse the bundle, (2) the platform's own checks, (3) the workload, (4) the binding, (5) what the policy demands of
+capabilities, (6) every check of the catalogue is on the sheet, then the verdict. It does not decide what to do.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from teehouse_core.appraise.checks_binding import check_binding, check_capabilities, usable_keys
+from teehouse_core.appraise.checks_tdx import TdxFacts, check_tdx
+from teehouse_core.appraise.checks_workload import check_workload
+from teehouse_core.appraise.policy import Policy
+from teehouse_core.appraise.sheet import Sheet, failed, one_of, passed
+from teehouse_core.appraise.verdict import _TOKEN, FLOOR, Check, Tier, Verdict
+from teehouse_core.errors import LocalError
+from teehouse_core.evidence.bundle import Bundle
+
+__all__ = ["NONCE_SIZE", "appraise"]
+
+NONCE_SIZE: Final = 32  # bytes of the caller's own randomness (PROTOCOL §2, challenge kind 1)
+MAX_NOW: Final = 253_402_300_799  # Unix seconds, the last second of the year 9999
+
+_TIERS: Final[dict[str, Tier]] = {"tdx": "hardware", "simulated": "simulated"}
+
+
+def appraise(
+    bundle_bytes: bytes, policy: Policy, now: int, *, endpoint: str | None = None, nonce: bytes | None = None
+) -> Verdict:
+    """Appraise one bundle at `now` (Unix seconds) under `policy`.
+
+    `endpoint` is the one the caller asked for; `nonce` the 32 bytes it drew for this evidence. Without a nonce the
+    evidence has unknown age, and the verdict's `accept()` never yields `Accepted`.
+    Raises `MalformedError` when the bytes are no bundle, `LocalError` for a bad nonce or time, nothing else.
+    """
+    if nonce is not None and len(nonce) != NONCE_SIZE:
+        raise LocalError(f"a nonce has {NONCE_SIZE} bytes", code="nonce-size")
+    if not 0 <= now <= MAX_NOW:
+        raise LocalError("the appraisal time is out of range", code="time-range")
+    bundle = Bundle.parse(bundle_bytes)  # (1)
+    sheet = Sheet()
+    kind = bundle.platform.type
+    supported = kind in FLOOR
+    hint = "this version appraises tdx and simulated evidence only"
+    sheet.write("policy.supported", passed(kind, " or ".join(FLOOR)) if supported else failed(hint, kind, "tdx"))
+    allowed = tuple(p for p in policy.platforms if p != "simulated" or policy.simulated_allowed)
+    sheet.write("policy.platform", one_of(kind, allowed, "the policy does not accept this type of platform"))
+
+    facts = check_tdx(sheet, bundle, policy, now) if supported else TdxFacts()  # (2)
+    report = facts.quote.report if facts.quote is not None else None
+    measured = check_workload(sheet, bundle, report, policy)  # (3)
+    check_binding(sheet, bundle, report, measured, policy, now, endpoint, nonce)  # (4)
+    check_capabilities(sheet, bundle, policy)  # (5)
+    checks = sheet.finish()  # (6)
+
+    fresh = sheet.state("challenge.nonce") == "passed"
+    evidence_time = now if fresh else None  # the nonce did not exist earlier than the question that carried it
+    not_after = _not_after(bundle, policy, facts, now)
+    tier = _TIERS.get(kind, "none") if sheet.state("tdx.pck.chain") == "passed" else "none"
+    return Verdict(
+        _TOKEN,
+        checks=checks,
+        tier=tier,
+        platform=kind,
+        policy=policy.digest,
+        at=now,
+        claims=_claims(bundle, policy, facts, checks, tier, evidence_time, not_after),
+        keyset=bundle.keyset,
+        bundle_sha256=bundle.sha256,
+        evidence_time=evidence_time,
+        not_after=not_after,
+    )
+
+
+def _not_after(bundle: Bundle, policy: Policy, facts: TdxFacts, now: int) -> int:
+    """The earliest end of keyset, sealing keys, collateral and the policy's ages; a single key ends by itself."""
+    keys = [key.not_after for key in usable_keys(bundle.keyset, policy, now)]
+    return min(bundle.keyset.not_after, max(keys, default=now), now + policy.max_evidence_age, *facts.ends)
+
+
+def _claims(
+    bundle: Bundle,
+    policy: Policy,
+    facts: TdxFacts,
+    checks: tuple[Check, ...],
+    tier: Tier,
+    evidence_time: int | None,
+    not_after: int,
+) -> dict[str, Any]:
+    keyset = bundle.keyset
+    claims: dict[str, Any] = {
+        "policy": policy.name,
+        "platform": bundle.platform.type,
+        "supported": bundle.platform.type in FLOOR,
+        "bundle_sha256": bundle.sha256,
+        "keyset_sha256": keyset.sha256,
+        "endpoint": keyset.endpoint,
+        "node": keyset.node,
+        "role": keyset.role,
+        "model": {"name": keyset.model.name, "weights_sha256": keyset.model.weights_sha256},
+        "software": {
+            "release": keyset.software.release,
+            "image_sha256": keyset.software.image_sha256,
+            "config_sha256": keyset.software.config_sha256,
+        },
+        "capabilities": {
+            "egress": keyset.capabilities.egress,
+            "content_logging": keyset.capabilities.content_logging,
+            "moderation": keyset.capabilities.moderation,
+            "doors": list(keyset.capabilities.doors),
+        },
+        "not_after": not_after,
+        "submods": {
+            "cpu0": {"ear.status": _status(checks, ("silicon", "quote", "firmware"), tier), **_cpu(facts)},
+            "workload": {"ear.status": _status(checks, ("workload", "binding"), tier)},
+        },
+    }
+    if evidence_time is not None:
+        claims["evidence_time"] = evidence_time
+    return claims
+
+
+def _status(checks: tuple[Check, ...], groups: tuple[str, ...], tier: Tier) -> str:
+    """The EAR tier of one part: `none` when nothing of it was checked, `warning` for simulated or optional failures."""
+    mine = [check for check in checks if check.group in groups]
+    if any(check.required and check.state == "failed" for check in mine):
+        return "contraindicated"
+    if any(check.refuses for check in mine):
+        return "none"
+    if tier == "simulated" or any(check.state in ("failed", "skipped") for check in mine):
+        return "warning"
+    return "affirming"
+
+
+def _cpu(facts: TdxFacts) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if facts.quote is not None:
+        report = facts.quote.report
+        found["mrtd"] = report.mr_td.hex()
+        found.update({f"rtmr{n}": value.hex() for n, value in enumerate(report.rtmr)})
+        found["td_attributes"] = f"0x{report.td_attributes:016x}"
+        found["xfam"] = f"0x{report.xfam:016x}"
+        found["mr_config_id"] = report.mr_config_id.hex()
+        found["mr_owner"] = report.mr_owner.hex()
+        found["mr_owner_config"] = report.mr_owner_config.hex()
+    if facts.sgx is not None:
+        found["fmspc"] = facts.sgx.fmspc.hex()
+    if facts.tcb_status:
+        found["tcb_status"] = facts.tcb_status
+        found["advisories"] = list(facts.advisories)
+    return found
