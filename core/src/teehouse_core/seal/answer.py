@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,8 @@ RESPONSE_PREFIX = 34  # bytes: 01, candidate index, response nonce
 _LEAD = struct.Struct(">BI")
 MAX_PIECE = MAX_PLAINTEXT - _LEAD.size  # body bytes that fit one record
 _MAX_HEAD = 32 * 1024  # bytes of head or trailer JSON
+_HEADER_NAME = re.compile(r"[a-z0-9-]{1,64}")
+_HEADER_VALUE = re.compile(r"(?:[!-~](?:[ -~]{0,4094}[!-~])?)?")  # no space at either end: an HTTP stack would eat it
 
 
 def pad_to(length: int) -> int:
@@ -82,7 +85,9 @@ class Head:
 
 def _pair(item: Any) -> tuple[str, str]:
     if type(item) is list and len(item) == 2 and all(type(part) is str for part in item):
-        return item[0], item[1]
+        name, value = item
+        if _HEADER_NAME.fullmatch(name) and _HEADER_VALUE.fullmatch(value):
+            return name, value
     raise MalformedError("head.headers has the wrong form", code="wrong-form")
 
 

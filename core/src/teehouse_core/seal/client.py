@@ -34,7 +34,7 @@ from teehouse_core.seal.suite import hpke_seal
 from teehouse_core.wire.armor import ArmorReader
 from teehouse_core.wire.canonical import b64u
 from teehouse_core.wire.frame import frame_prefix
-from teehouse_core.wire.header import MAX_BODY, MAX_CANDIDATES, Candidate, RequestHeader, transcript
+from teehouse_core.wire.header import MAX_BODY, MAX_CANDIDATES, MAX_LIFETIME, Candidate, RequestHeader, transcript
 from teehouse_core.wire.keyset import HpkeKey, Keyset
 from teehouse_core.wire.labels import L
 from teehouse_core.wire.receipts import Receipt
@@ -111,7 +111,10 @@ def seal_request(
     Raises LocalError for a call that cannot be sealed, RefusedError when a candidate's acceptance is over.
     """
     _check_candidates(candidates, endpoint)
+    if not 0 < lifetime <= MAX_LIFETIME:
+        raise LocalError("a request lives 1 to 300 seconds", code="lifetime")
     keys = [choose_key(accepted, now, suite) for accepted in candidates]
+    _check_keys(keys, candidates)
     facts = facts_of(content)
     # (1) the body, under keys that come from CEK alone
     cek = random(32)
@@ -171,6 +174,16 @@ def _check_candidates(candidates: Sequence[Accepted], endpoint: str) -> None:
         raise LocalError("candidates were accepted under different policies or tiers", code="candidate-mixed")
     if any(accepted.keyset.endpoint != endpoint for accepted in candidates):
         raise LocalError("a candidate serves another endpoint", code="candidate-endpoint")
+
+
+def _check_keys(keys: Sequence[HpkeKey], candidates: Sequence[Accepted]) -> None:
+    """No candidate's keyset may list another candidate's key: one of the two borrows it, or both are one node.
+
+    The node refuses such a request too (§3.5 (2)); the client cannot tell who is the thief.
+    """
+    for i, key in enumerate(keys):
+        if any(j != i and other.keyset.hpke_key(key.kid) for j, other in enumerate(candidates)):
+            raise RefusedError("two accepted keysets list the same key", code="candidate-key-shared")
 
 
 def _seal_body(sealer: RecordSealer, padded: bytes) -> bytes:
@@ -240,6 +253,8 @@ class ResponseOpener:
             else:
                 for piece in self._armor.feed(data):
                     self._take_piece(piece, events)
+                    if self.ended:
+                        break
         except MalformedError as error:
             self._error = error
             if not events:
@@ -258,14 +273,12 @@ class ResponseOpener:
 
     def _take_piece(self, piece: bytes, events: list[Event]) -> None:
         """One event of the armoured form carries the prefix, or exactly one record (§4)."""
-        if self.ended:
-            return
         if self._opener is None:
             if len(piece) != RESPONSE_PREFIX:
                 raise MalformedError("first event is not the prefix", code="armor-piece")
             self._start(piece)
             return
-        records = self._reader.feed(piece)
+        records = list(self._reader.feed(piece))
         if len(records) != 1 or self._reader.pending:
             raise MalformedError("an event is not exactly one record", code="armor-piece")
         self._record(records[0], events)

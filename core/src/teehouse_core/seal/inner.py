@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from teehouse_core.errors import MalformedError
 from teehouse_core.seal.bhttp import InnerRequest
@@ -48,10 +48,17 @@ class InnerOptions:
     flush_ms: int = DEFAULT_FLUSH_MS
 
 
+def _no_constant(_text: str) -> NoReturn:
+    raise ValueError  # NaN and Infinity are not JSON
+
+
 def facts_of(content: bytes) -> ContentFacts:
-    """Read `stream` and the token limit out of a JSON body; a body that is no JSON object has neither."""
+    """Read `stream` and the token limit out of a JSON body; a body that is no JSON object has neither.
+
+    JSON here is RFC 8259 in UTF-8 without a mark: what another language's parser would not read counts for nothing.
+    """
     try:
-        body: Any = json.loads(content)
+        body: Any = json.loads(content.decode("utf-8"), parse_constant=_no_constant)
     except (ValueError, RecursionError):
         body = None
     if not isinstance(body, dict):

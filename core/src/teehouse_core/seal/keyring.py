@@ -25,7 +25,8 @@ class HeldKey:
 class Keyring:
     """Answers only for pairs published *together*: another node's keyset that borrows our key opens nothing here."""
 
-    def __init__(self) -> None:
+    def __init__(self, decrypt_only: int = DECRYPT_ONLY) -> None:
+        self._decrypt_only = decrypt_only
         self._pairs: dict[tuple[str, str], HeldKey] = {}
 
     def publish(self, keyset: Keyset, keys: list[SealingKey]) -> None:
@@ -34,7 +35,7 @@ class Keyring:
             kid = key_id(key.suite, key.pk)
             listed = keyset.hpke_key(kid)
             if listed is not None:
-                self._pairs[kid, keyset.sha256] = HeldKey(key, keyset, listed.not_after + DECRYPT_ONLY)
+                self._pairs[kid, keyset.sha256] = HeldKey(key, keyset, listed.not_after + self._decrypt_only)
 
     def published(self, kid: str, keyset_sha256: str) -> bool:
         return (kid, keyset_sha256) in self._pairs

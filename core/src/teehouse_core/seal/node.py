@@ -15,14 +15,14 @@ from teehouse_core.errors import MalformedError, RequestRefused
 from teehouse_core.seal.answer import BODY, COVER, HEAD, MAX_PIECE, TRAILER, Head, Trailer, pad_to, wrap
 from teehouse_core.seal.bhttp import InnerRequest, decode_request
 from teehouse_core.seal.inner import ContentFacts, InnerOptions, Shape, check_inner
-from teehouse_core.seal.keyring import Keyring
+from teehouse_core.seal.keyring import HeldKey, Keyring
 from teehouse_core.seal.records import RecordOpener, RecordSealer
 from teehouse_core.seal.replay import SeenSet
 from teehouse_core.seal.schedule import ExchangeSecrets, body_keys, candidate_commit, envelope_info, salted_commit
 from teehouse_core.seal.suite import hpke_open
 from teehouse_core.wire.armor import armor
 from teehouse_core.wire.frame import RequestFrame
-from teehouse_core.wire.header import RequestHeader, transcript
+from teehouse_core.wire.header import MAX_LIFETIME, RequestHeader, transcript
 from teehouse_core.wire.keyset import Keyset
 from teehouse_core.wire.labels import L
 from teehouse_core.wire.receipts import Receipt, Usage, UsageRecord
@@ -30,7 +30,6 @@ from teehouse_core.wire.records import MAX_PLAINTEXT, RecordReader
 
 __all__ = ["CONSTANT_RECORD", "OpenedRequest", "ResponseSealer", "Signer", "open_request", "sign_usage"]
 
-MAX_LIFETIME = 300  # seconds between sent_at and expires_at
 CLOCK_SLACK = 60  # seconds by which a client's clock may run ahead
 CONSTANT_RECORD = 512  # bytes of record plaintext in shape `constant`
 
@@ -63,15 +62,10 @@ def open_request(frame_bytes: bytes, *, endpoint: str, keyring: Keyring, seen: S
     """
     frame = RequestFrame.parse(frame_bytes)  # (1)
     header = frame.header
-    if header.endpoint != endpoint:
-        raise MalformedError("request is for another endpoint", code="wrong-endpoint")
-    index = _own_candidate(header, keyring)  # (2)
+    if header.endpoint != endpoint:  # (2)
+        raise RequestRefused("unknown-key", "request is for another endpoint", code="wrong-endpoint")
+    index, held = _own_candidate(header, keyring, now)
     named = header.candidates[index]
-    held = keyring.get(named.kid, named.keyset_sha256, now)
-    if held is None:
-        raise RequestRefused("unknown-key")
-    if header.suite != held.key.suite:
-        raise MalformedError("header names another suite than its key has", code="suite-mismatch")
     _check_time(header, now)  # (3)
     th = transcript(frame.header_bytes)
     if seen.contains(th):
@@ -92,18 +86,21 @@ def open_request(frame_bytes: bytes, *, endpoint: str, keyring: Keyring, seen: S
     return OpenedRequest(header, th, index, held.keyset, r, scope, padded)
 
 
-def _own_candidate(header: RequestHeader, keyring: Keyring) -> int:
+def _own_candidate(header: RequestHeader, keyring: Keyring, now: int) -> tuple[int, HeldKey]:
+    """The one candidate that is a pair of this node, still held; every other case is `unknown-key` on the wire."""
     kids = [candidate.kid for candidate in header.candidates]
     if len(set(kids)) != len(kids):
-        raise MalformedError("a kid stands twice among the candidates", code="candidate-repeated")
-    own = [
-        i for i, candidate in enumerate(header.candidates) if keyring.published(candidate.kid, candidate.keyset_sha256)
-    ]
-    if len(own) > 1:
-        raise MalformedError("more than one candidate is this node", code="candidate-repeated")
+        raise RequestRefused("unknown-key", "a kid stands twice among the candidates", code="candidate-repeated")
+    pairs = [keyring.get(candidate.kid, candidate.keyset_sha256, now) for candidate in header.candidates]
+    own = [(i, held) for i, held in enumerate(pairs) if held is not None]
     if not own:
         raise RequestRefused("unknown-key")
-    return own[0]
+    if len(own) > 1:
+        raise RequestRefused("unknown-key", "more than one candidate is this node", code="candidate-own-twice")
+    index, held = own[0]
+    if header.suite != held.key.suite:
+        raise RequestRefused("unknown-key", "header names another suite than its key has", code="suite-mismatch")
+    return index, held
 
 
 def _check_time(header: RequestHeader, now: int) -> None:
@@ -115,7 +112,7 @@ def _check_time(header: RequestHeader, now: int) -> None:
 
 def _open_body(opener: RecordOpener, body: memoryview) -> bytes:
     reader = RecordReader()
-    records = reader.feed(body)
+    records = list(reader.feed(body))
     if not reader.ended:
         raise MalformedError("body has no final record", code="body-not-final")
     taken = sum(len(record.aad) + len(record.ciphertext) for record in records)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import heapq
+import threading
 
 from teehouse_core.errors import LocalError, OperatorError, RequestRefused
 
@@ -13,7 +14,11 @@ DEFAULT_CAPACITY = 1 << 20  # entries of about 200 bytes; at 300 s lifetime this
 
 
 class SeenSet:
-    """Transcript hashes of opened requests, each kept until its `expires_at` has passed."""
+    """Transcript hashes of opened requests, each kept until its `expires_at` has passed.
+
+    It keeps the latest time it was told: whoever comes with an older one (a request that waited in a queue or a thread
+    while others went by) is refused when its entry may have been forgotten already. Safe to share between threads.
+    """
 
     def __init__(self, capacity: int = DEFAULT_CAPACITY) -> None:
         if capacity < 1:
@@ -21,6 +26,8 @@ class SeenSet:
         self._capacity = capacity
         self._seen: set[bytes] = set()
         self._queue: list[tuple[int, bytes]] = []
+        self._latest = 0  # Unix seconds
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._seen)
@@ -29,15 +36,19 @@ class SeenSet:
         return th in self._seen
 
     def add(self, th: bytes, expires_at: int, now: int) -> None:
-        """Remember `th`. Raises RequestRefused (replayed) or OperatorError (full: unavailable, never eviction)."""
-        if th in self._seen:
-            raise RequestRefused("replayed")
-        while self._queue and now > self._queue[0][0]:
-            self._seen.discard(heapq.heappop(self._queue)[1])
-        if len(self._seen) >= self._capacity:
-            raise OperatorError("the replay memory is full", code="replay-memory-full")
-        self._seen.add(th)
-        heapq.heappush(self._queue, (expires_at, th))
+        """Remember `th`. Raises RequestRefused (replayed, expired) or OperatorError (full: unavailable, no eviction)."""
+        with self._lock:
+            if th in self._seen:
+                raise RequestRefused("replayed")
+            self._latest = max(self._latest, now)
+            if expires_at < self._latest:
+                raise RequestRefused("expired")
+            while self._queue and self._latest > self._queue[0][0]:
+                self._seen.discard(heapq.heappop(self._queue)[1])
+            if len(self._seen) >= self._capacity:
+                raise OperatorError("the replay memory is full", code="replay-memory-full")
+            self._seen.add(th)
+            heapq.heappush(self._queue, (expires_at, th))
 
 
 class NodeTime:

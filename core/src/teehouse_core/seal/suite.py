@@ -82,19 +82,20 @@ def generate_key(suite: str = DEFAULT_SUITE) -> SealingKey:
     if suite == DEFAULT_SUITE:
         return _hybrid_768(mlkem.MLKEM768PrivateKey.generate(), x25519.X25519PrivateKey.generate())
     if suite == HIGH_SUITE:
-        kem, curve = mlkem.MLKEM1024PrivateKey.generate(), ec.generate_private_key(ec.SECP384R1())
-        point = curve.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
-        return SealingKey(suite, kem.public_key().public_bytes_raw() + point, MLKEM1024P384PrivateKey(kem, curve))
+        return _hybrid_1024(mlkem.MLKEM1024PrivateKey.generate(), ec.generate_private_key(ec.SECP384R1()))
     raise LocalError("unknown suite", code="unknown-suite", hint=f"one of {', '.join(SUITES)}")
 
 
-def key_from_seed(seed: bytes) -> SealingKey:
-    """A key pair of the default suite from 96 bytes (64 ML-KEM, 32 X25519): for published test vectors only."""
-    if len(seed) != 96:
-        raise LocalError("a test key seed has 96 bytes", code="wrong-length")
-    return _hybrid_768(
-        mlkem.MLKEM768PrivateKey.from_seed_bytes(seed[:64]), x25519.X25519PrivateKey.from_private_bytes(seed[64:])
-    )
+def key_from_seed(seed: bytes, suite: str = DEFAULT_SUITE) -> SealingKey:
+    """A key pair from 64 ML-KEM and 32 X25519 (or 48 P-384) secret bytes: for published test vectors only."""
+    if len(seed) != {DEFAULT_SUITE: 96, HIGH_SUITE: 112}.get(suite):
+        raise LocalError("a test key seed has 96 bytes, or 112 for the high suite", code="wrong-length")
+    if suite == DEFAULT_SUITE:
+        return _hybrid_768(
+            mlkem.MLKEM768PrivateKey.from_seed_bytes(seed[:64]), x25519.X25519PrivateKey.from_private_bytes(seed[64:])
+        )
+    curve = ec.derive_private_key(int.from_bytes(seed[64:], "big"), ec.SECP384R1())
+    return _hybrid_1024(mlkem.MLKEM1024PrivateKey.from_seed_bytes(seed[:64]), curve)
 
 
 def _hybrid_768(kem: mlkem.MLKEM768PrivateKey, curve: x25519.X25519PrivateKey) -> SealingKey:
@@ -102,9 +103,17 @@ def _hybrid_768(kem: mlkem.MLKEM768PrivateKey, curve: x25519.X25519PrivateKey) -
     return SealingKey(DEFAULT_SUITE, pk, MLKEM768X25519PrivateKey(kem, curve))
 
 
+def _hybrid_1024(kem: mlkem.MLKEM1024PrivateKey, curve: ec.EllipticCurvePrivateKey) -> SealingKey:
+    point = curve.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    return SealingKey(HIGH_SUITE, kem.public_key().public_bytes_raw() + point, MLKEM1024P384PrivateKey(kem, curve))
+
+
 def hpke_seal(suite: str, pk: bytes, info: bytes, plaintext: bytes) -> bytes:
     """Base-mode one-shot Seal with empty AAD; gives enc ‖ ciphertext. Raises MalformedError for a bad key."""
-    return _HPKE[suite].encrypt(plaintext, _load_public(suite, pk), info)
+    try:
+        return _HPKE[suite].encrypt(plaintext, _load_public(suite, pk), info)
+    except ValueError:  # a curve point of small order: a shared secret that anybody knows
+        raise MalformedError("public key does not parse", code="public-key") from None
 
 
 def hpke_open(key: SealingKey, info: bytes, sealed: bytes) -> bytes:

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When bytes become records: at once after a pause, together when they come fast, on the beat in shape `constant`.
+
+A piece that comes later than `flush_ms` after the last record leaves at once, so a model that writes thirty tokens a
+second waits for nothing; pieces that come faster share a record. In silence a cover record says that the node lives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
+
+__all__ = ["KEEP_ALIVE", "Outbox", "beats", "flushes"]
+
+KEEP_ALIVE = 5.0  # seconds of silence after which a cover record is sent
+_HIGH_WATER = 256 * 1024  # bytes produced and not yet sent, at which the engine has to wait
+
+
+@dataclass(slots=True)
+class Outbox:
+    """Bytes between the engine's pace and the network's; bounded, so that a slow reader slows the engine."""
+
+    _data: bytearray = field(default_factory=bytearray)
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
+    _room: asyncio.Event = field(default_factory=asyncio.Event)
+    closed: bool = False
+    error: BaseException | None = None
+
+    async def put(self, data: bytes) -> None:
+        self._data += data
+        self._news.set()
+        if len(self._data) > _HIGH_WATER:
+            self._room.clear()
+            await self._room.wait()
+
+    def close(self, error: BaseException | None = None) -> None:
+        """No more bytes will come; `error` says why not, if something went wrong."""
+        self.closed, self.error = True, error
+        self._news.set()
+
+    async def wait(self, patience: float) -> bool:
+        """Until there are bytes or the end; False after `patience` seconds of neither."""
+        if self._data or self.closed:
+            return True
+        self._news.clear()
+        try:
+            async with asyncio.timeout(patience):
+                await self._news.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def take(self, limit: int | None = None) -> bytes:
+        """All bytes held, or the first `limit`."""
+        data = bytes(self._data[:limit])
+        del self._data[: len(data)]
+        self._room.set()
+        return data
+
+    @property
+    def empty(self) -> bool:
+        return not self._data
+
+
+async def flushes(outbox: Outbox, flush_ms: int, clock: Callable[[], float]) -> AsyncGenerator[bytes, None]:
+    """Bytes for one record at a time; b"" asks for a cover record."""
+    last = clock() - flush_ms / 1000
+    while True:
+        if not await outbox.wait(KEEP_ALIVE):
+            yield b""
+            continue
+        early = last + flush_ms / 1000 - clock()
+        if early > 0 and not outbox.closed:
+            await asyncio.sleep(early)
+        if outbox.empty:
+            if outbox.closed:
+                return
+            continue
+        last = clock()
+        yield outbox.take()
+
+
+async def beats(outbox: Outbox, flush_ms: int, size: int, clock: Callable[[], float]) -> AsyncGenerator[bytes, None]:
+    """Shape `constant`: on every beat one record's worth or a cover, whether the engine said much or nothing."""
+    period = max(flush_ms, 1) / 1000
+    due = clock()
+    while not (outbox.closed and outbox.empty):
+        await asyncio.sleep(max(0.0, due - clock()))
+        due = max(due + period, clock())
+        yield outbox.take(size)

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a node is told at start, parsed once; `measured()` is the part that evidence vouches for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from teehouse_core.errors import LocalError
+from teehouse_core.wire.canonical import encode
+from teehouse_core.wire.fields import ENDPOINT, HEX64
+from teehouse_enclave.engine.spec import EngineSpec
+
+__all__ = ["Limits", "NodeConfig"]
+
+# Where things lie on this host, and secrets: they say nothing about what the node does with a prompt.
+_UNMEASURED_ENGINE = frozenset({"path", "mmproj", "url", "api_key", "threads", "start_timeout"})
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Ceilings of one node. All are measured: a node cannot quietly keep keys for longer than it says."""
+
+    max_active: int = 512  # requests at a time; more are refused as over-limit
+    max_inflight_bytes: int = 512 * 1024 * 1024  # bytes of request frames held at a time
+    evidence_per_second: int = 50  # kind 1 challenges answered
+    seen_capacity: int = 1 << 20  # transcripts remembered
+    key_active_s: int = 3600  # seconds a key is sealed to
+    key_overlap_s: int = 600  # seconds before its end at which the next key appears
+    key_decrypt_only_s: int = 600  # seconds after its end in which it still opens
+    drain_s: int = 30  # seconds that answers under way get at shutdown
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, Any]) -> Limits:
+        known = {one.name for one in fields(cls)}
+        for name, value in raw.items():
+            if name not in known:
+                raise LocalError(f"unknown limit {name!r}", code="config-unknown", hint="limits: " + ", ".join(known))
+            if type(value) is not int or not 0 < value < 2**40:
+                raise LocalError(f"limit {name} is no positive integer", code="config-value")
+        limits = cls(**raw)
+        if limits.key_overlap_s >= limits.key_active_s:
+            raise LocalError("key_overlap_s must be smaller than key_active_s", code="config-value")
+        return limits
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """One node's configuration. `image_sha256` is what the deployer says was booted; a real platform measures it."""
+
+    endpoint: str
+    node: str
+    release: str
+    image_sha256: str
+    engine: EngineSpec
+    platform: str
+    host: str
+    port: int
+    ready_file: str | None
+    limits: Limits
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, Any]) -> NodeConfig:
+        """Check a dictionary. Raises LocalError `config-*`, naming the member."""
+        known = {"endpoint", "node", "release", "image_sha256", "engine", "platform", "listen", "ready_file", "limits"}
+        if unknown := set(raw) - known:
+            raise LocalError(f"unknown setting {sorted(unknown)[0]!r}", code="config-unknown")
+        platform = _mapping(raw, "platform", {"type": "simulated"})
+        listen = _mapping(raw, "listen", {"host": "127.0.0.1", "port": 0})
+        endpoint, image = _text(raw, "endpoint"), _text(raw, "image_sha256")
+        if not ENDPOINT.fullmatch(endpoint):
+            raise LocalError("endpoint has the wrong form", code="config-value", hint="letters, digits and '-' only")
+        if not HEX64.fullmatch(image):
+            raise LocalError("image_sha256 is not a SHA-256 in hex", code="config-value")
+        if platform.get("type") != "simulated":
+            raise LocalError(
+                f"platform {platform.get('type')!r} is not supported by this release",
+                code="platform-unsupported",
+                hint="only 'simulated' runs today; it protects nothing",
+            )
+        port = listen.get("port", 0)
+        if type(port) is not int or not 0 <= port <= 65535:
+            raise LocalError("listen.port is no port", code="config-value")
+        ready_file = raw.get("ready_file")
+        return cls(
+            endpoint=endpoint,
+            node=_text(raw, "node"),
+            release=_text(raw, "release"),
+            image_sha256=image,
+            engine=EngineSpec.parse(_mapping(raw, "engine", {})),
+            platform="simulated",
+            host=str(listen.get("host", "127.0.0.1")),
+            port=port,
+            ready_file=str(ready_file) if ready_file is not None else None,
+            limits=Limits.parse(_mapping(raw, "limits", {})),
+        )
+
+    def measured(self) -> bytes:
+        """Canonical JSON of all settings that change what happens to a prompt."""
+        engine = {
+            one.name: _canonical(getattr(self.engine, one.name))
+            for one in fields(EngineSpec)
+            if one.name not in _UNMEASURED_ENGINE
+        }
+        engine["mmproj"] = self.engine.mmproj is not None
+        limits = {one.name: getattr(self.limits, one.name) for one in fields(Limits)}
+        return encode({"v": "node-config/1", "platform": self.platform, "engine": engine, "limits": limits})
+
+    @property
+    def config_sha256(self) -> str:
+        """64 hex digits over `measured()`."""
+        return hashlib.sha256(self.measured()).hexdigest()
+
+
+def _canonical(value: Any) -> Any:
+    """Canonical JSON has neither null nor fractions."""
+    if value is None:
+        return ""
+    return repr(value) if isinstance(value, float) else (str(value) if isinstance(value, int) and value < 0 else value)
+
+
+def _text(raw: Mapping[str, Any], name: str) -> str:
+    value = raw.get(name)
+    if not isinstance(value, str) or not 0 < len(value) <= 256 or not value.isascii() or not value.isprintable():
+        raise LocalError(f"{name} is missing or has the wrong form", code="config-value")
+    return value
+
+
+def _mapping(raw: Mapping[str, Any], name: str, default: dict[str, Any]) -> dict[str, Any]:
+    value = raw.get(name, default)
+    if not isinstance(value, dict):
+        raise LocalError(f"{name} is no object", code="config-value")
+    return value
