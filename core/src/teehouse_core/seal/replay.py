@@ -36,7 +36,7 @@ class SeenSet:
         return th in self._seen
 
     def add(self, th: bytes, expires_at: int, now: int) -> None:
-        """Remember `th`. Raises RequestRefused (replayed, expired) or OperatorError (full: unavailable, no eviction)."""
+        """Remember `th`. Raises RequestRefused (replayed, expired) or OperatorError (full: no eviction)."""
         with self._lock:
             if th in self._seen:
                 raise RequestRefused("replayed")

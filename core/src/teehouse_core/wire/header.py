@@ -17,6 +17,7 @@ __all__ = [
     "MAX_BODY",
     "MAX_CANDIDATES",
     "MAX_HEADER",
+    "MAX_LIFETIME",
     "MAX_TOKENS_BUCKET",
     "MIN_BODY",
     "Candidate",
@@ -28,6 +29,7 @@ MAX_HEADER = 16384  # bytes
 MAX_BODY = 64 * 1024 * 1024  # bytes of sealed body; bounds node memory per request
 MIN_BODY = 5 + 17  # bytes: one record of one byte
 MAX_CANDIDATES = 4
+MAX_LIFETIME = 300  # seconds between sent_at and expires_at; a node keeps each transcript for so long
 MAX_TOKENS_BUCKET = 1 << 20  # tokens; 0 says the request sets no limit
 ACCOUNT = re.compile(r"[0-9a-f]{16}|")
 _BUCKETS = frozenset([0, *(1 << bit for bit in range(21))])

@@ -142,7 +142,7 @@ class Keyset:
 
     @classmethod
     def parse(cls, data: bytes) -> Keyset:
-        """Strict parse of canonical JSON, ≤ MAX_KEYSET bytes; kids must recompute and none may repeat. Raises MalformedError."""
+        """Strict parse of canonical JSON; kids must recompute and none may repeat. Raises MalformedError."""
         top = Fields(parse(data, limit=MAX_KEYSET), "keyset")
         top.one_of("v", VERSION)
         role = top.one_of("role", *ROLES)
@@ -178,12 +178,23 @@ class Keyset:
         )
         for part in (model, software, capabilities, top):
             part.done()
-        kids = [key.kid for key in (*keyset.hpke, *keyset.sign, *keyset.link)]
+        kids = [k.kid for k in keyset.hpke] + [k.kid for k in keyset.sign + keyset.link]
         if len(set(kids)) != len(kids):
             raise MalformedError("a kid stands twice", code="repeated-kid")
         if keyset.not_before >= keyset.not_after:
             raise MalformedError("keyset ends before it begins", code="empty-validity")
+        keyset._check_role()
         return keyset
+
+    def _check_role(self) -> None:
+        """What only one role may say: a keyset that claims members, a group or no node without it means to confuse."""
+        fit = (
+            (self.role == "pool") == (self.node == "")
+            and (self.role == "group") == bool(self.members)
+            and (self.role in ("group", "member")) == bool(self.group)
+        )
+        if not fit or len({member.keyset_sha256 for member in self.members}) != len(self.members):
+            raise MalformedError("node, group or members do not fit the role", code="role-mismatch")
 
 
 def _digest_or_empty(fields: Fields, name: str) -> str:
@@ -269,7 +280,7 @@ def build_keyset(
     group: str = "",
     members: Sequence[Member] = (),
 ) -> bytes:
-    """Canonical bytes of a keyset without a pool. Raises LocalError or MalformedError when the parts do not make one."""
+    """Canonical bytes of a keyset without a pool. Raises LocalError or MalformedError on unfit parts."""
     document: Mapping[str, Any] = {
         "v": VERSION,
         "role": role,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from teehouse_core.errors import MalformedError
@@ -53,11 +54,14 @@ class RecordReader:
         """Bytes held that do not yet make a record."""
         return len(self._buffer)
 
-    def feed(self, data: bytes | memoryview) -> list[Record]:
-        """Take bytes, give the records they complete. Raises MalformedError on a bad prefix, before its body is held."""
-        records: list[Record] = []
+    def feed(self, data: bytes | memoryview) -> Iterator[Record]:
+        """Take bytes, yield the records they complete. Raises MalformedError at a bad prefix, before its body is held.
+
+        Lazy, so that cutting the same bytes differently yields the same records before the same error; iterate it to
+        its end, or never feed again.
+        """
         if self.ended:
-            return records
+            return
         buffer = self._buffer
         buffer += data
         at, size = 0, len(buffer)
@@ -70,11 +74,12 @@ class RecordReader:
             end = at + PREFIX + length
             if size < end:
                 break
-            records.append(Record(bytes(buffer[at : at + PREFIX]), bool(final), bytes(buffer[at + PREFIX : end])))
+            record = Record(bytes(buffer[at : at + PREFIX]), bool(final), bytes(buffer[at + PREFIX : end]))
             at = end
             if final:
                 self.ended = True
                 buffer.clear()
-                return records
+                yield record
+                return
+            yield record
         del buffer[:at]
-        return records
