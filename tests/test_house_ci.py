@@ -35,7 +35,10 @@ def suite(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("reason", ["missing program: nginx", "missing model: x", "missing shared vectors: tdx"])
+@pytest.mark.parametrize(
+    "reason",
+    ["missing program: nginx", "missing model: x", "missing shared vectors: tdx", "could not import 'teehouse.x'"],
+)
 def test_skip_for_something_missing_fails_in_ci_only(suite: Path, reason: str) -> None:
     (suite / "test_a.py").write_text(f"import pytest\ndef test_a():\n    pytest.skip({reason!r})\n", encoding="utf-8")
     assert "1 skipped" in run_pytest(suite, ci="")

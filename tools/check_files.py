@@ -34,7 +34,7 @@ SKIPPED_FOLDERS = {".git", ".venv", ".cache", "node_modules", "__pycache__", "di
 # Folders that are nobody's own: a checkout directly below one of them forbids no text.
 SHARED_FOLDERS = {"/", "/home", "/opt", "/srv", "/tmp", "/usr", "/var"}  # noqa: S108  (names, nothing is written there)
 
-PLAIN_NAME = re.compile(r"_plain$")
+PLAIN_NAME = re.compile(r"[A-Za-z0-9]_plain$")
 HOME_FOLDER = re.compile(r"/(?:home|Users)/(?!you/|user/)[A-Za-z0-9._-]+/")
 REGISTRY_HOST = re.compile(
     r"\b(?:pypi\.org|pythonhosted\.org|registry\.npmjs\.org|registry\.yarnpkg\.com|deb\.debian\.org|"

@@ -34,7 +34,7 @@ OWN = {"teehouse", "teehouse-core", "teehouse-enclave", "teehouse-cloud"}
 
 # Ceilings. Raising one is a decision: change docs/adr/0008-tcb-budget.md with it and argue there.
 BUDGET_ADR = "docs/adr/0008-tcb-budget.md"
-MAX_LINES = 6000  # lines of our own code inside the TEE
+MAX_LINES = 7000  # lines of our own code inside the TEE
 MAX_PACKAGES = 18  # third-party packages inside the TEE
 
 TARGET = {
@@ -101,7 +101,7 @@ def count_lines(source: str) -> int:
 def purpose_of(source: str) -> str:
     """First sentence of the module docstring, on one line."""
     text = " ".join((ast.get_docstring(ast.parse(source)) or "").split("\n\n")[0].split())
-    sentence = re.split(r"(?<=[.:])\s+(?=[A-Z])", text, maxsplit=1)[0]
+    sentence = re.split(r"(?<=\.)\s+(?=[A-Z`])", text, maxsplit=1)[0]
     return sentence.rstrip(".").replace("|", "\\|") or "(no docstring)"
 
 
