@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import secrets
 import warnings
@@ -203,6 +204,23 @@ def leaf(issuer_key: ec.EllipticCurvePrivateKey | None = None, now: int = NOW, s
     return Forge(quote={"pem_chain": made.public_bytes(Encoding.PEM) + rest})
 
 
+def pem_with(change: Callable[[bytes], bytes]) -> bytes:
+    """The chain with the leaf's DER changed; its signature is wrong then, which matters only if it parses."""
+    first = x509.load_pem_x509_certificate(MACHINE._pki.chain)
+    text = base64.encodebytes(change(first.public_bytes(Encoding.DER)))
+    rest = MACHINE._pki.ca.public_bytes(Encoding.PEM) + SIMULATED_ROOT_PEM
+    return b"-----BEGIN CERTIFICATE-----\n" + text + b"-----END CERTIFICATE-----\n" + rest
+
+
+def version_9() -> bytes:
+    return pem_with(lambda der: der.replace(bytes.fromhex("a003020102"), bytes.fromhex("a003020108"), 1))
+
+
+def twice() -> bytes:
+    key_identifier, authority = bytes.fromhex("0603551d0e"), bytes.fromhex("0603551d23")
+    return pem_with(lambda der: der.replace(authority, key_identifier, 1))
+
+
 def crl(which: str, *, revoke: x509.Certificate | None = None, until: int = NOW + 100, key: Any = None) -> Forge:
     pki = MACHINE._pki
     root = x509.load_pem_x509_certificate(SIMULATED_ROOT_PEM)
@@ -320,6 +338,8 @@ CASES = [
     Case("PCK leaf without SGX extension", {"tdx.pck.chain", "tdx.tcb.fmspc", "policy.machine"} | DCAP, lambda: leaf(sgx=False)),
     Case("PCK chain without its CA", {"tdx.pck.chain", "tdx.pck.revocation"} | DCAP, lambda: Forge(quote={"pem_chain": MACHINE._pki.chain.split(b"-----BEGIN", 2)[0] + b"-----BEGIN" + MACHINE._pki.chain.split(b"-----BEGIN")[1]})),
     Case("PCK chain is no PEM", PCK_GONE | DCAP, lambda: Forge(quote={"pem_chain": b"no certificates"})),
+    Case("PCK leaf of an unknown version", PCK_GONE | DCAP, lambda: Forge(quote={"pem_chain": version_9()})),
+    Case("PCK leaf with an extension twice", {"tdx.tcb.fmspc", "policy.machine", "tdx.pck.chain"} | DCAP, lambda: Forge(quote={"pem_chain": twice()})),
     Case("PCK leaf revoked", {"tdx.pck.revocation"} | DCAP, lambda: crl("pck_crl", revoke=x509.load_pem_x509_certificate(MACHINE._pki.chain))),
     Case("PCK CA revoked", {"tdx.pck.revocation"} | DCAP, lambda: crl("root_ca_crl", revoke=MACHINE._pki.ca)),
     Case("TCB signer revoked", {"tdx.pck.revocation"} | DCAP, lambda: crl("root_ca_crl", revoke=MACHINE._pki.tcb)),

@@ -117,10 +117,13 @@ def _parse(sheet: Sheet, bundle: Bundle, facts: TdxFacts) -> None:
 
 
 def _quietly(parse: Any, data: Any) -> Any:
-    """Parse or None; every check that needs the value is then skipped, and all of them are required."""
+    """Parse or None; every check that needs the value is then skipped, and all of them are required.
+
+    As broad as `Sheet.run`, for its reason: certificate libraries raise more than `ValueError` on hostile bytes.
+    """
     try:
         return parse(data)
-    except (MalformedError, ValueError):
+    except Exception:
         return None
 
 

@@ -33,7 +33,7 @@ def load_pem_chain(pem: bytes) -> tuple[x509.Certificate, ...]:
     """
     try:
         chain = tuple(x509.load_pem_x509_certificates(pem.removesuffix(b"\0")))
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         raise MalformedError("certificate chain does not parse", code="certificate-chain") from None
     if not 1 <= len(chain) <= MAX_CERTIFICATES:
         raise MalformedError(f"chain has {len(chain)} certificates", code="certificate-chain")

@@ -228,7 +228,7 @@ def _device(value: Any) -> Device:
     try:
         chain = x509.load_pem_x509_certificates(pem.encode("utf-8"))
         der = b"".join(c.public_bytes(Encoding.DER) for c in chain)
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         raise MalformedError("device chain is not PEM", code="device-chain") from None
     return Device(kind, _text(value, "arch"), _b64(value, "report", MAX_REPORT), der)
 
