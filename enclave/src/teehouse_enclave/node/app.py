@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import threading
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -37,18 +36,6 @@ _THREADED = 1 << 20  # bytes of frame above which opening leaves the event loop,
 _BODY_TIMEOUT = 60.0  # seconds a caller may take to send its request
 
 
-class _SharedSeenSet(SeenSet):
-    """The replay set, opened from the event loop and from worker threads: look-up and insertion stay atomic."""
-
-    def __init__(self, capacity: int) -> None:
-        super().__init__(capacity)
-        self._lock = threading.Lock()
-
-    def add(self, th: bytes, expires_at: int, now: int) -> None:
-        with self._lock:
-            super().add(th, expires_at, now)
-
-
 class NodeApp:
     """One node's doors. `draining` refuses new requests while those under way end."""
 
@@ -57,7 +44,7 @@ class NodeApp:
         self._evidence = evidence
         self._limits = limits
         self._boot = boot
-        self._seen = _SharedSeenSet(limits.seen_capacity)
+        self._seen = SeenSet(limits.seen_capacity)
         self._inflight = 0
         self._counts: dict[str, int] = {}
         self.active = 0
