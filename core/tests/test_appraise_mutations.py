@@ -163,6 +163,11 @@ def flip(data: bytes, at: int) -> bytes:
     return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
 
+def device(document: dict[str, Any]) -> None:
+    chain = MACHINE._pki.chain.decode()
+    document["devices"] = [{"type": "nvidia-gpu", "report": "AAAA", "chain": chain, "arch": "HOPPER"}]
+
+
 def good_signature() -> bytes:
     return simulated_pki.raw_signature(MACHINE._key, b"another report")
 
@@ -381,6 +386,7 @@ CASES = [
     Case("RTMR3 of nothing", {"workload.log.replay"}, td(rtmr=(bytes(48),) * 4)),
     Case("keyset key exchanged", {"binding.report-data"}, edit(exchange_key)),
     Case("report data of nothing", {"binding.report-data"}, td(report_data=bytes(64))),
+    Case("device put into the bundle", {"binding.report-data"}, edit(device)),
     Case("another nonce", {"challenge.nonce"}, nonce=bytes(32)),
     Case("no nonce", {"challenge.nonce"}, nonce=None),
     Case("challenge exchanged", {"binding.report-data"}, edit(lambda d: d["challenge"].update(value=b64_text(bytes(32)))), nonce=bytes(32)),
@@ -503,6 +509,18 @@ def test_panic_in_dcap_is_a_failed_check(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(checks_tdx, "dcap_qvl", Panicking)
     assert Case("x", set()).verdict().check("tdx.dcap").state == "failed"
+
+
+def test_interrupts_go_through_dcap(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted:
+        class QuoteCollateralV3:
+            @staticmethod
+            def from_json(_: str) -> None:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(checks_tdx, "dcap_qvl", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Case("x", set()).verdict()
 
 
 def test_stored_report_reads_but_never_seals() -> None:
