@@ -37,7 +37,8 @@ def mute_native_output() -> None:
 
 def _move(stream: Any, old: int, new: int) -> None:
     """Let a Python stream write to `new`. In place: log handlers keep hold of the stream object they were given."""
-    raw = getattr(getattr(stream, "buffer", None), "raw", None)
+    buffer = getattr(stream, "buffer", None)
+    raw = getattr(buffer, "raw", buffer)  # with PYTHONUNBUFFERED there is no buffer in between
     if isinstance(raw, io.FileIO) and raw.fileno() == old:
         stream.flush()
         raw.__init__(new, "wb", closefd=False)  # type: ignore[misc]

@@ -206,7 +206,7 @@ class LlamaCppEngine:
             room = tempfile.mkdtemp(prefix="teehouse-engine-")  # 0700
             stack.callback(shutil.rmtree, room, ignore_errors=True)
             key = secrets.token_hex(32)
-            door = os.path.join(room, "s")
+            door = os.path.join(room, "engine.sock")  # the suffix is how llama.cpp knows a Unix socket
             params = _params(xllamacpp, spec, _by_descriptor(model, self._path), door, key)
             if adapter is not None:
                 params.mmproj.path = _by_descriptor(adapter, spec.mmproj or "")
@@ -218,6 +218,8 @@ class LlamaCppEngine:
                     code="engine-start-failed",
                     hint="is the file whole, of a known architecture, and is there memory for its context?",
                 ) from None
+            if not str(server.listening_address).startswith("unix://"):
+                raise OperatorError("llama.cpp listens elsewhere than told", code="engine-start-failed")
             props, models = _ask(door, key, "/props"), _ask(door, key, "/v1/models")
             os.unlink(door)
         context = _at(props, "default_generation_settings", "n_ctx")
