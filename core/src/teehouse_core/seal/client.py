@@ -279,7 +279,7 @@ class ResponseOpener:
             self._start(piece)
             return
         records = list(self._reader.feed(piece))
-        if len(records) != 1 or self._reader.pending:
+        if len(records) != 1 or len(records[0].aad) + len(records[0].ciphertext) != len(piece):
             raise MalformedError("an event is not exactly one record", code="armor-piece")
         self._record(records[0], events)
 
