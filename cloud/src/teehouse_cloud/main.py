@@ -14,7 +14,6 @@ from typing import Any
 from teehouse_cloud import commands
 from teehouse_cloud.errors import SettingsError
 from teehouse_cloud.logs import configure
-from teehouse_cloud.server import serve
 from teehouse_cloud.settings import Settings, load
 from teehouse_core.errors import TeehouseError
 
@@ -34,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         configure(settings.log_level)
         if args.command == "serve":
+            from teehouse_cloud.server import serve  # here: the other commands need none of its libraries
+
             serve(settings)
             return EXIT_OK
         result = asyncio.run(args.run(settings.db, args))

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Migrations from nothing, models equal to them, and what the store keeps."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import inspect, text
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.engine import Connection
+from sqlalchemy.schema import CreateTable
+
+from teehouse_cloud.errors import DatabaseError, NotFoundError, SettingsError
+from teehouse_cloud.store.database import Database, database_url
+from teehouse_cloud.store.endpoints import put_endpoint
+from teehouse_cloud.store.keys import create_key, get_key, key_hash, list_keys, revoke_key
+from teehouse_cloud.store.migrate import alembic_config, current_revision, head_revision, is_current, upgrade
+from teehouse_cloud.store.models import Base
+from teehouse_cloud.store.nodes import get_node, put_node, update_node
+
+pytestmark = pytest.mark.anyio
+
+
+def at(path: Path, *, create: bool = True) -> Database:
+    return Database(f"sqlite:///{path / 'x.db'}", create=create)
+
+
+async def test_migrations_from_nothing_give_the_models(tmp_path: Path) -> None:
+    database = at(tmp_path)
+    assert await current_revision(database) == ""
+    assert not await is_current(database)
+    assert await upgrade(database) == head_revision()
+    assert await is_current(database)
+    await upgrade(database)  # again does nothing
+
+    def differences(connection: Connection) -> list[object]:
+        context = MigrationContext.configure(
+            connection, opts={"compare_type": True, "compare_server_default": True, "target_metadata": Base.metadata}
+        )
+        return list(compare_metadata(context, Base.metadata))
+
+    def names(connection: Connection) -> set[str]:
+        return set(inspect(connection).get_table_names())
+
+    async with database.engine.connect() as connection:
+        assert await connection.run_sync(differences) == []
+        assert await connection.run_sync(names) == {*Base.metadata.tables, "alembic_version"}
+    await database.close()
+
+
+async def test_the_comparison_would_notice(tmp_path: Path) -> None:
+    database = at(tmp_path)
+    await upgrade(database)
+    async with database.engine.begin() as connection:
+        await connection.execute(text("ALTER TABLE nodes ADD COLUMN stray INTEGER"))
+
+    def differences(connection: Connection) -> list[object]:
+        return list(compare_metadata(MigrationContext.configure(connection), Base.metadata))
+
+    async with database.engine.connect() as connection:
+        assert await connection.run_sync(differences)
+    await database.close()
+
+
+async def test_downgrade_leaves_nothing(tmp_path: Path) -> None:
+    database = at(tmp_path)
+    await upgrade(database)
+
+    def down(connection: Connection) -> set[str]:
+        config = alembic_config()
+        config.attributes["connection"] = connection
+        command.downgrade(config, "base")
+        return set(inspect(connection).get_table_names())
+
+    async with database.engine.begin() as connection:
+        assert await connection.run_sync(down) == {"alembic_version"}
+    await database.close()
+
+
+def test_every_table_can_be_made_on_postgresql() -> None:
+    for table in Base.metadata.sorted_tables:
+        made = str(CreateTable(table).compile(dialect=postgresql.dialect()))  # type: ignore[no-untyped-call]
+        assert "CREATE TABLE" in made
+    assert "BIGSERIAL" in str(
+        CreateTable(Base.metadata.tables["usage_records"]).compile(dialect=postgresql.dialect())  # type: ignore[no-untyped-call]
+    )
+
+
+async def test_sqlite_is_set_up(tmp_path: Path) -> None:
+    database = at(tmp_path)
+    await upgrade(database)
+    async with database.engine.connect() as connection:
+        assert (await connection.execute(text("PRAGMA journal_mode"))).scalar() == "wal"
+        assert (await connection.execute(text("PRAGMA foreign_keys"))).scalar() == 1
+    assert stat.S_IMODE((tmp_path / "x.db").stat().st_mode) == 0o600
+    await database.close()
+
+
+def test_urls() -> None:
+    assert database_url("sqlite:///a.db").drivername == "sqlite+aiosqlite"
+    assert database_url("postgresql://u@h/d").drivername == "postgresql+asyncpg"
+    for wrong in ("", "nonsense", "mysql://h/d", "sqlite://", "sqlite:///:memory:"):
+        with pytest.raises(SettingsError) as caught:
+            database_url(wrong)
+        assert caught.value.hint
+
+
+def test_an_absent_file_is_not_made_by_accident(tmp_path: Path) -> None:
+    with pytest.raises(DatabaseError) as caught:
+        at(tmp_path, create=False)
+    assert caught.value.code == "db-unreachable"
+    assert not list(tmp_path.iterdir())
+
+
+async def test_keys(tmp_path: Path) -> None:
+    database = at(tmp_path)
+    await upgrade(database)
+    key, row = await create_key(database, "label", ["ep-b", "ep-a", "ep-a"], 10)
+    assert row.endpoints == ["ep-a", "ep-b"]
+    stored = await get_key(database, row.account)
+    assert stored is not None
+    assert stored.secret_sha256 == key_hash(key)
+    await revoke_key(database, row.account, 20)
+    assert (await revoke_key(database, row.account, 30)).revoked_at == 20
+    assert [one.revoked_at for one in await list_keys(database)] == [20]
+    with pytest.raises(NotFoundError):
+        await revoke_key(database, "0" * 16, 1)
+    assert await get_key(database, "0" * 16) is None
+    await database.close()
+
+
+async def test_moving_a_node_forgets_what_was_seen(tmp_path: Path) -> None:
+    database = at(tmp_path)
+    await upgrade(database)
+    with pytest.raises(NotFoundError) as caught:
+        await put_node(database, "n", "ep", "http://a", 1)
+    assert caught.value.code == "endpoint-unknown"
+    await put_endpoint(database, "ep", "x", 1)
+    assert (await put_node(database, "n", "ep", "http://a", 1))[1]
+    await update_node(database, "n", state="ready", keysets=["k"], usage_after=9)
+    assert not (await put_node(database, "n", "ep", "http://a", 2))[1]
+    assert (await get_node(database, "n")).usage_after == 9
+    await put_node(database, "n", "ep", "http://b", 2)
+    row = await get_node(database, "n")
+    assert (row.state, row.keysets, row.usage_after) == ("new", [], 0)
+    await update_node(database, "gone", state="x")
+    await database.close()
