@@ -62,7 +62,7 @@ class SealedTransport(httpx2.BaseTransport):
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         try:
-            return self._handle(request)
+            return self.exchange(request)
         except TeehouseError as error:
             return _answer_or_raise(error, request)
 
@@ -70,7 +70,8 @@ class SealedTransport(httpx2.BaseTransport):
         if self._own:
             self.session.close()
 
-    def _handle(self, request: httpx2.Request) -> httpx2.Response:
+    def exchange(self, request: httpx2.Request) -> httpx2.Response:
+        """As `handle_request`, but every error is raised, as a TeehouseError."""
         op = _op(request)
         settings = self.session.settings
         if op.startswith("models"):
@@ -95,7 +96,7 @@ class AsyncSealedTransport(httpx2.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         try:
-            return await self._handle(request)
+            return await self.exchange(request)
         except TeehouseError as error:
             return _answer_or_raise(error, request)
 
@@ -103,7 +104,8 @@ class AsyncSealedTransport(httpx2.AsyncBaseTransport):
         if self._own:
             await self.session.aclose()
 
-    async def _handle(self, request: httpx2.Request) -> httpx2.Response:
+    async def exchange(self, request: httpx2.Request) -> httpx2.Response:
+        """As `handle_async_request`, but every error is raised, as a TeehouseError."""
         op = _op(request)
         settings = self.session.settings
         if op.startswith("models"):

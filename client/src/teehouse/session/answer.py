@@ -248,8 +248,8 @@ def before_answer(error: httpx2.HTTPError) -> Unreachable:
     if isinstance(error, httpx2.ConnectTimeout | httpx2.ConnectError | httpx2.UnsupportedProtocol | httpx2.ProxyError):
         return Unreachable("cannot reach the gateway", hint="is base_url right, and is the platform up?")
     if isinstance(error, httpx2.TimeoutException):
-        return Unreachable("the gateway did not answer in time", code="no-answer")
-    return Unreachable("the connection broke before an answer came", code="connection-lost")
+        return Unreachable("the gateway did not answer in time", code="timeout")
+    return Unreachable("the connection broke before an answer came", code="network")
 
 
 def within_answer(error: httpx2.HTTPError) -> TruncatedStream:

@@ -11,6 +11,6 @@ __all__ = ["Unreachable"]
 
 
 class Unreachable(PeerError):  # noqa: N818  a state of the network, not a fault of ours
-    """The gateway could not be reached, or was silent before its first byte (`code` `no-answer`)."""
+    """The gateway could not be reached, or was silent before its first byte (`code` `timeout`)."""
 
     default_code: ClassVar[str] = "unreachable"

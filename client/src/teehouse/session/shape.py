@@ -28,6 +28,7 @@ _LOCAL: Final = {
     "path-unknown": 404,
     "model-unknown": 404,
     "method-unknown": 405,
+    "http-version": 505,
 }
 MAX_CHECKS: Final = 16  # refusing checks named in one error object
 
@@ -38,8 +39,8 @@ def status_of(error: TeehouseError) -> int:
         return error.status if 400 <= error.status <= 599 else 503
     if isinstance(error, LocalError):
         return _LOCAL.get(error.code, 400)
-    if isinstance(error, Unreachable) and error.code == "no-answer":
-        return 504
+    if isinstance(error, Unreachable):
+        return 504 if error.code == "timeout" else 503
     return 503 if isinstance(error, OperatorError) else 502
 
 
