@@ -100,7 +100,7 @@ async def test_pace() -> None:
     engine = await echo(pace=100, first_token_delay=0.1)
     began = time.monotonic()
     await answer(engine, ask("count 21"))
-    assert 0.3 <= time.monotonic() - began < 0.6
+    assert 0.3 <= time.monotonic() - began < 2.0
 
 
 async def test_many_streams_without_cross_talk() -> None:

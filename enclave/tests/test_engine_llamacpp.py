@@ -482,7 +482,9 @@ async def test_the_bridge_reports_failures_and_cancels_a_waiting_callback() -> N
     with pytest.raises(RuntimeError):
         await stream.next()
 
-    done.clear()
+    await asyncio.wait_for(done.wait(), 1)
+
+    gone = asyncio.Event()
     stopped = []
 
     def endless(callback: Any) -> None:
@@ -490,11 +492,11 @@ async def test_the_bridge_reports_failures_and_cancels_a_waiting_callback() -> N
             pass
         stopped.append(True)
 
-    stream = NativeStream(endless, done.set)
+    stream = NativeStream(endless, gone.set)
     stream.start(Pool())  # type: ignore[arg-type]
     await asyncio.sleep(0.2)  # by now the queue is full and the callback waits
     stream.cancel()
-    await asyncio.wait_for(done.wait(), 1)
+    await asyncio.wait_for(gone.wait(), 1)
     assert stopped
 
 

@@ -20,7 +20,7 @@ _INTS: Mapping[str, tuple[int, int]] = {
     "context": (64, 4_194_304),  # tokens per request
     "parallel": (1, 4096),  # requests at a time
     "queue": (0, 65_536),  # requests waiting
-    "threads": (0, 1024),  # 0 = one per physical core
+    "threads": (0, 1024),  # 0 = one per physical core, less one for the node
     "batch": (16, 8192),  # tokens of one prefill step; also how often a prefill can be cancelled
     "gpu_layers": (-1, 100_000),  # -1 = all
 }
