@@ -66,7 +66,7 @@ def _play(options: Any, asked: str, keep: bool, out: Output) -> int:
     with Steps(out.talk) as steps, Supervisor(options, steps) as platform:
         steps.__exit__(None, None, None)
         state = platform.state
-        if platform.model is not None and platform.model.note:
+        if platform.model.note:
             out.say(Text(f"  {safe(platform.model.note)}", style="dim"))
         endpoint = state["endpoints"]["demo"]
         settings = Settings.load(

@@ -25,7 +25,7 @@ UNSUPPORTED: Final = 20  # evidence of a kind that this version cannot appraise
 MALFORMED: Final = 30  # bytes that no parser accepts
 INTERRUPTED: Final = 130  # Ctrl-C
 
-_UNREACHABLE_CODES: Final = frozenset({"unreachable", "gateway-unreachable", "connect", "timeout", "network"})
+_UNREACHABLE_CODES: Final = frozenset({"unreachable", "no-answer", "connection-lost"})
 
 
 def exit_code(error: TeehouseError) -> int:

@@ -84,7 +84,7 @@ def up(
             if as_json:
                 out.json(platform.state)
             else:
-                show_platform(out, platform.state, note=platform.model.note if platform.model else "")
+                show_platform(out, platform.state, note=platform.model.note)
                 out.say(Text("Ctrl-C or `teehouse down` stops it.", style="dim"))
             platform.serve()
             steps.note("stopping; answers under way may end")

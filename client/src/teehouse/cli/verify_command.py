@@ -136,7 +136,7 @@ def _code(verdicts: Sequence[Verdict]) -> int:
 
 
 def as_document(verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """`{"result","tier","checks","claims",…}` of the decisive node (the first refused, else the first), and all nodes."""
+    """`{"result","tier","checks","claims",…}` of the decisive node (first refused, else first), and all `nodes`."""
     decisive = next((verdict for verdict in verdicts if verdict.result != "accepted"), verdicts[0])
     tier = min((verdict.tier for verdict in verdicts), key=_ORDER.index)
     return {**decisive.to_json(), "tier": tier, "nodes": [verdict.to_json() for verdict in verdicts]}

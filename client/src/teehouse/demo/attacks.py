@@ -89,9 +89,9 @@ def play(attack: Attack, settings: Settings, endpoint: str, body: bytes) -> Outc
 
 def play_honest(settings: Settings, endpoint: str, body: bytes) -> None:
     """The same relay without a lie must answer, or the refusals above would prove nothing. Raises what goes wrong."""
-    with Liar(settings.need_base_url(), HONEST) as relay:
-        with Session(dataclasses.replace(settings, base_url=relay.url)) as session:
-            _ask(session, endpoint, body)
+    relay = Liar(settings.need_base_url(), HONEST)
+    with relay, Session(dataclasses.replace(settings, base_url=relay.url)) as session:
+        _ask(session, endpoint, body)
 
 
 def _ask(session: Session, endpoint: str, body: bytes) -> int:

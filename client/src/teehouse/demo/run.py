@@ -34,7 +34,7 @@ ATTACK_TOKENS: Final = 12
 TEMPERATURE: Final = 0.0
 
 
-class DemoFailed(TeehouseError):
+class DemoFailed(TeehouseError):  # noqa: N818  an outcome
     """Something the demo claims is not so: the platform must not be trusted, not even as a toy."""
 
     default_code = "demo-failed"

@@ -86,8 +86,8 @@ def window_line(found: Search, what: str, control: int) -> Text:
     good = found.found == 0 and control > 0
     return Text.assemble(
         ("✓ " if good else "✗ ", "good" if good else "bad"),
-        f"{found.found} of {found.windows:,} windows of {WINDOW} characters of {what} occur in {found.bytes_searched:,} "
-        "captured bytes",
+        f"{found.found} of {found.windows:,} windows of {WINDOW} characters of {what} occur in "
+        f"{found.bytes_searched:,} captured bytes",
         (f"  (in clear, JSON, hex, base64, UTF-16; the same search finds {control:,} in the unsealed text)", "dim"),
     )
 

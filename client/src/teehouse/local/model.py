@@ -20,7 +20,7 @@ PARALLEL = 4  # requests at a time and node; the rest wait
 
 @dataclass(frozen=True, slots=True)
 class ModelChoice:
-    """`engine` is the node's engine setting, `weights_sha256` what the policy pins, `note` what a person should know."""
+    """`engine` is the node's engine setting, `weights_sha256` what the policy pins, `note` for people."""
 
     name: str
     weights_sha256: str

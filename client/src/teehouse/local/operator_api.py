@@ -15,7 +15,7 @@ TIMEOUT = 5.0  # seconds; the gateway is on this machine
 
 
 class Operator:
-    """Calls as the platform's operator. Every method raises `OperatorError` (`gateway-unreachable`, `gateway-refused`)."""
+    """Calls as the platform's operator. Methods raise `OperatorError` (`gateway-unreachable`, `gateway-refused`)."""
 
     def __init__(self, gateway: str, token: str) -> None:
         # trust_env off: a proxy of the environment has no business between two processes of one machine

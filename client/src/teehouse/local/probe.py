@@ -5,16 +5,20 @@ from __future__ import annotations
 
 import httpx2
 
-from teehouse_core.errors import RefusedError
+from teehouse_core.errors import OperatorError, RefusedError
 
 __all__ = ["probe"]
 
 TIMEOUT = 60.0  # seconds; a large model's first token on a small machine
 REFUSED = 502  # what the proxy answers when verification said no
+_LATER = (429, 503, 504)  # not yet; anything else that is no success will not get better by waiting
 
 
 def probe(base_url: str, token: str, model: str) -> bool:
-    """True when one token came back. Raises `RefusedError` when the proxy says that evidence was refused."""
+    """True when one token came back, False when it may come later.
+
+    Raises `RefusedError` when the proxy says that evidence was refused, `OperatorError` when it refuses the request.
+    """
     body = {"model": model, "messages": [{"role": "user", "content": "ready?"}], "max_tokens": 1}
     try:
         reply = httpx2.post(
@@ -26,22 +30,21 @@ def probe(base_url: str, token: str, model: str) -> bool:
         )
     except httpx2.HTTPError:
         return False
+    if reply.is_success:
+        return True
+    if reply.status_code in _LATER:
+        return False
+    message, code = _error(reply)
     if reply.status_code == REFUSED:
-        raise RefusedError(_text(reply), code=_code(reply), hint="see logs/proxy.log")
-    return reply.is_success
+        if code in ("unreachable", "no-answer", "connection-lost", "truncated-stream", "unavailable"):
+            return False
+        raise RefusedError(message, code=code, hint="see logs/proxy.log")
+    raise OperatorError(message, code=code, hint="see logs/proxy.log and logs/cloud.log")
 
 
-def _error(reply: httpx2.Response) -> dict[str, object]:
+def _error(reply: httpx2.Response) -> tuple[str, str]:
     try:
         error = reply.json()["error"]
-    except (ValueError, KeyError, TypeError):
-        return {}
-    return error if isinstance(error, dict) else {}
-
-
-def _code(reply: httpx2.Response) -> str:
-    return str(_error(reply).get("code") or "evidence-refused")[:64]
-
-
-def _text(reply: httpx2.Response) -> str:
-    return str(_error(reply).get("message") or "the proxy refused the platform's evidence")[:300]
+        return str(error["message"])[:300], str(error.get("code") or "probe-refused")[:64]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return f"the platform's own test request was answered {reply.status_code}", "probe-refused"

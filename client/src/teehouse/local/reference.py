@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reference Values of a local platform, computed by its deployer from the installed files; and the policy that pins them.
+"""Reference Values of a local platform, computed by its deployer from installed files; and the policy that pins them.
 
 On real hardware `image_sha256` is the digest of the machine image that booted, and the platform measures it. Here
 nothing boots: it is the digest of the installed source files of the two wheels that would be inside, over the sorted

@@ -13,29 +13,27 @@ process that is not its own.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import json
 import os
-import secrets
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType, TracebackType
 from typing import Any, Final
 
+from teehouse.local.blueprint import Blueprint
 from teehouse.local.children import Child, last_words
 from teehouse.local.events import Reporter
 from teehouse.local.layout import Layout, write_private
 from teehouse.local.lock import DirLock
-from teehouse.local.model import ModelChoice, choose_model
+from teehouse.local.model import ModelChoice
 from teehouse.local.operator_api import Operator
-from teehouse.local.options import HOST, UpOptions, free_port, make_endpoint_id, need_port, node_config
+from teehouse.local.options import UpOptions
 from teehouse.local.probe import probe
-from teehouse.local.programs import child_environment, find_program, launch_command
-from teehouse.local.reference import ReferenceValues, config_digest, image_digest, policy_text
+from teehouse.local.programs import child_environment
 from teehouse.local.state import forget, remember
-from teehouse_core.errors import LocalError, OperatorError, TeehouseError
+from teehouse_core.errors import OperatorError, TeehouseError
 
 __all__ = ["Stopped", "Supervisor"]
 
@@ -43,7 +41,7 @@ TICK: Final = 0.05  # seconds between two looks
 START_SECONDS: Final = 180.0  # a start that takes longer has failed; a large model loads in less
 MAX_EARLY_DEATHS: Final = 3  # deaths in a row of one child before the first ready, after which the start has failed
 DRAIN_SECONDS: Final = 12.0  # what answers under way get, then the process group is killed; nodes drain for 10
-MIGRATE_SECONDS: Final = 60.0
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Stopped(Exception):  # noqa: N818  nobody's fault
@@ -56,9 +54,9 @@ class Supervisor:
     def __init__(self, options: UpOptions, reporter: Reporter) -> None:
         options.check()
         self._options = options
+        self._plan = Blueprint(options)
         self._say = reporter
-        self._layout = Layout(options.root.expanduser().resolve())
-        self._lock = DirLock(self._layout.lock)
+        self._lock = DirLock(self._plan.layout.lock)
         self._handlers: dict[int, Any] = {}
         self._signals = 0
         self._interruptible = False
@@ -67,12 +65,24 @@ class Supervisor:
         self._proxy: Child | None = None
         self._operator: Operator | None = None
         self._registered: dict[str, str] = {}
-        self._port, self._proxy_port = options.port, 0
-        self._endpoint = self._api_key = self._operator_token = ""
         self._state: dict[str, Any] | None = None
-        self._model: ModelChoice | None = None
 
-    # -- the whole run ------------------------------------------------------------------------------------------
+    @property
+    def layout(self) -> Layout:
+        """Where this platform keeps its files."""
+        return self._plan.layout
+
+    @property
+    def model(self) -> ModelChoice:
+        """What the nodes run."""
+        return self._plan.model
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The ready file's content."""
+        return dict(self._state or {})
+
+    # ── the whole run ────────────────────────────────────────────────────────────────────────────────────────────
 
     def __enter__(self) -> Supervisor:
         """Start; returns when the platform can answer.
@@ -80,10 +90,10 @@ class Supervisor:
         Raises `LocalError`, `OperatorError` or `RefusedError` when the start fails, and `Stopped` when a signal ended
         it; both after stopping everything.
         """
-        self._layout.create()
+        self.layout.create()
         self._lock.__enter__()
         try:
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            for number in _SIGNALS:
                 self._handlers[number] = signal.signal(number, self._on_signal)
             self._start()
         except BaseException:
@@ -120,101 +130,40 @@ class Supervisor:
             self._interruptible = False
             raise Stopped
 
-    def _breathe(self) -> None:
-        if self._signals:
-            raise Stopped
-        self._say.tick()
-        time.sleep(TICK)
-
-    # -- start --------------------------------------------------------------------------------------------------
+    # ── start ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _start(self) -> None:
-        self._layout.state.unlink(missing_ok=True)
-        if self._options.ready_file is not None:
-            self._options.ready_file.unlink(missing_ok=True)
-        need_port(self._port, "--port")
-        self._choose_proxy_port()
-        for program in ("teehouse-cloud", "teehouse-node", "teehouse"):
-            find_program(program)
+        plan, say = self._plan, self._say
+        self._withdraw()
+        plan.check()
         if self._options.remember:
-            remember(self._layout.root)
+            remember(self.layout.root)
         with self.interruptible():  # a download is waited for in one piece
-            self._model = choose_model(self._options, self._say)
-        fresh = not self._layout.database.exists()
-        self._identify(fresh)
-        self._measure()
-        self._say.begin("nodes", f"{self._options.nodes} nodes load {self._model.name}")
+            plan.choose_model(say)
+        plan.identify()
+        say.begin("measure", "reference values of this installation")
+        self._nodes = plan.nodes()
+        say.end("measure", "reference values computed here and pinned in policy.toml")
+        say.begin("nodes", f"{len(self._nodes)} nodes load {plan.model.name}")
         for node in self._nodes:
             node.start()
-        self._say.begin("gateway", "gateway starts")
-        self._migrate()
-        self._start_cloud()
-        self._until(lambda: self._cloud is not None and self._cloud.ready is not None)
-        self._admit()
-        self._say.end("gateway", f"gateway listens on {self._gateway}")
-        self._start_proxy()
-        self._until(lambda: all(n.ready for n in self._nodes))
-        self._say.end("nodes", f"{len(self._nodes)} nodes run {self._model.name} on SIMULATED hardware")
-        self._until(lambda: self._proxy is not None and self._proxy.ready is not None)
-        self._say.begin("check", "one verified, sealed request through everything")
+        say.begin("gateway", "gateway starts")
+        self._run_once(plan.migrate(), "the database cannot be used")
+        self._cloud = plan.cloud()
+        self._cloud.start()
+        self._until(self._admitted)
+        say.end("gateway", f"gateway listens on {plan.gateway}")
+        self._proxy = plan.proxy()
+        self._proxy.start()
         self._until(lambda: len(self._registered) == len(self._nodes))
+        say.end("nodes", f"{len(self._nodes)} nodes run {plan.model.name} on SIMULATED hardware")
+        say.begin("check", "one verified, sealed request through everything")
         self._until(self._answers)
-        self._say.end("check", "evidence accepted, a sealed request answered")
+        say.end("check", "evidence accepted, a sealed request answered")
         self._publish()
 
-    def _choose_proxy_port(self) -> None:
-        wish = self._options.proxy_port
-        if wish is None:
-            after = self._port + 1
-            self._proxy_port = after if self._port and after < 65536 and free_port(after) else 0
-        else:
-            need_port(wish, "--proxy-port")
-            self._proxy_port = wish
-
-    def _identify(self, fresh: bool) -> None:
-        """Endpoint and secrets of this folder: those of the last run, or new ones. A key of a lost database is dropped."""
-        layout = self._layout
-        self._endpoint = (None if fresh else layout.secret("endpoint")) or make_endpoint_id()
-        layout.keep_secret("endpoint", self._endpoint)
-        self._operator_token = layout.secret("operator_token") or f"th-op-{secrets.token_urlsafe(32)}"
-        layout.keep_secret("operator_token", self._operator_token)
-        self._api_key = "" if fresh else layout.secret("api_key") or ""
-
-    def _measure(self) -> None:
-        """Write the node configurations and the policy that pins what they must measure."""
-        model = self._model
-        if model is None:
-            raise LocalError("no model was chosen", code="option")
-        self._say.begin("measure", "reference values of this installation")
-        image, release = image_digest(), importlib.metadata.version("teehouse")
-        for number in range(self._options.nodes):
-            name = f"node-{number}"
-            ready = self._layout.run / f"{name}.ready.json"
-            path = self._layout.run / f"{name}.json"
-            config = node_config(
-                name=name,
-                endpoint=self._endpoint,
-                engine=model.engine,
-                release=release,
-                image_sha256=image,
-                ready_file=ready,
-            )
-            write_private(path, json.dumps(config, indent=2) + "\n")
-            command = launch_command(find_program("teehouse-node"), "--config", str(path))
-            self._nodes.append(Child(name, lambda command=command: command, self._layout.log(name), ready))
-        values = ReferenceValues(
-            release=release,
-            image_sha256=image,
-            config_sha256=config_digest(self._layout.run / "node-0.json"),
-            weights_sha256=model.weights_sha256,
-            model=model.name,
-        )
-        write_private(self._layout.policy, policy_text(values))
-        self._say.end("measure", "reference values computed here and pinned in policy.toml")
-
-    def _migrate(self) -> None:
-        command = launch_command(find_program("teehouse-cloud"), "migrate", "--db", self._db, "--json")
-        log = self._layout.log("cloud")
+    def _run_once(self, command: Sequence[str], failure: str) -> None:
+        log = self.layout.log("cloud")
         with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "wb") as out:
             process = subprocess.Popen(  # noqa: S603  our own list, no shell
                 command,
@@ -225,72 +174,54 @@ class Supervisor:
                 start_new_session=True,
             )
         try:
-            self._until(lambda: process.poll() is not None, MIGRATE_SECONDS)
+            self._until(lambda: process.poll() is not None)
         finally:
             if process.poll() is None:
                 process.kill()
                 process.wait()
         if process.returncode:
-            raise OperatorError("the database cannot be used", code="child-start", hint=last_words(log) or None)
+            raise OperatorError(failure, code="child-start", hint=last_words(log) or None)
 
-    def _start_cloud(self) -> None:
-        layout, ready = self._layout, self._layout.run / "cloud.ready.json"
-        token_file = layout.secrets / "operator_token"
-
-        def command() -> list[str]:
-            return launch_command(
-                find_program("teehouse-cloud"),
-                *("serve", "--db", self._db, "--host", HOST, "--port", str(self._port)),
-                *("--ready-file", str(ready), "--operator-token-file", str(token_file), "--drain-seconds", "10"),
-            )
-
-        self._cloud = Child("cloud", command, layout.log("cloud"), ready)
-        self._cloud.start()
-
-    def _admit(self) -> None:
-        """The gateway answers: endpoint and key exist from here on."""
-        self._port = int(self._gateway.rsplit(":", 1)[1])  # a restart must come back where clients look for it
-        self._operator = Operator(self._gateway, self._operator_token)
-        self._operator.put_endpoint(self._endpoint, "demo")
-        for row in self._operator.nodes():
-            if row.get("id") not in {node.name for node in self._nodes}:
-                self._operator.delete_node(str(row.get("id")))  # of an earlier run with more nodes
-        if not self._api_key:
-            self._api_key = self._operator.create_key("local", [self._endpoint])
-        self._layout.keep_secret("api_key", self._api_key)
-
-    def _start_proxy(self) -> None:
-        layout, ready = self._layout, self._layout.run / "proxy.ready.json"
-        token_file = layout.secrets / "proxy_token"
-
-        def command() -> list[str]:
-            return launch_command(
-                find_program("teehouse"),
-                *("proxy", "--gateway", self._gateway, "--endpoint", self._endpoint, "--policy", str(layout.policy)),
-                *("--api-key-file", str(layout.secrets / "api_key"), "--host", HOST, "--port", str(self._proxy_port)),
-                *("--token-file", str(token_file), "--ready-file", str(ready), "--keep-token", "--quiet"),
-            )
-
-        self._proxy = Child("proxy", command, layout.log("proxy"), ready)
-        self._proxy.start()
+    def _admitted(self) -> bool:
+        """Once the gateway answers: make endpoint and key, forget nodes of an earlier run that are no more."""
+        plan = self._plan
+        if self._cloud is None or self._cloud.ready is None:
+            return False
+        plan.port = _port_of(self._cloud.ready)  # a restart must come back where clients look for it
+        operator = Operator(plan.gateway, plan.operator_token)
+        operator.put_endpoint(plan.endpoint, "demo")
+        names = {node.name for node in self._nodes}
+        for row in operator.nodes():
+            if row.get("id") not in names:
+                operator.delete_node(str(row.get("id")))
+        if not plan.api_key:
+            plan.api_key = operator.create_key("local", [plan.endpoint])
+        self.layout.keep_secret("api_key", plan.api_key)
+        self._operator = operator
+        return True
 
     def _answers(self) -> bool:
-        """Whether a verified, sealed request comes back through the proxy. Raises `RefusedError` if evidence is refused."""
-        base, token = self._proxy_url, self._layout.secret("proxy_token")
-        model = self._model.name if self._model is not None else ""
-        return base is not None and token is not None and probe(base, token, model)
+        """Whether a verified, sealed request comes back through the proxy. Raises `RefusedError`, `OperatorError`."""
+        plan = self._plan
+        if self._proxy is None or self._proxy.ready is None:
+            return False
+        plan.proxy_port = _port_of(self._proxy.ready)
+        return probe(plan.proxy_url, plan.proxy_token, plan.model.name)
 
-    def _until(self, condition: Any, seconds: float = START_SECONDS) -> None:
-        end = time.monotonic() + seconds
+    def _until(self, condition: Callable[[], bool]) -> None:
+        end = time.monotonic() + START_SECONDS
         while not condition():
             self._watch(starting=True)
             if time.monotonic() > end:
                 raise OperatorError(
-                    "the platform did not start in time", code="start-timeout", hint=f"see {self._layout.logs}"
+                    "the platform did not start in time", code="start-timeout", hint=f"see {self.layout.logs}"
                 )
-            self._breathe()
+            if self._signals:
+                raise Stopped
+            self._say.tick()
+            time.sleep(TICK)
 
-    # -- watch --------------------------------------------------------------------------------------------------
+    # ── watch ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _children(self) -> list[Child]:
         return [child for child in (self._cloud, self._proxy, *self._nodes) if child is not None and child.lives]
@@ -299,8 +230,8 @@ class Supervisor:
         changed = False
         for child in self._children():
             news = child.watch()
+            changed |= news is not None
             if news == "died":
-                changed = True
                 if starting and child.deaths >= MAX_EARLY_DEATHS:
                     raise OperatorError(
                         f"{child.name} does not start (exit {child.last_exit})",
@@ -308,10 +239,8 @@ class Supervisor:
                         hint=last_words(child.log) or f"see {child.log}",
                     )
                 self._say.note(f"{child.name} ended (exit {child.last_exit}), starting it again")
-            elif news == "ready":
-                changed = True
-                if child.lives > 1:
-                    self._say.note(f"{child.name} is back (process {child.pid})")
+            elif news == "ready" and child.lives > 1:
+                self._say.note(f"{child.name} is back (process {child.pid})")
         self._register()
         if changed and self._state is not None:
             self._publish()
@@ -325,80 +254,47 @@ class Supervisor:
             if url is None or self._registered.get(node.name) == url:
                 continue
             try:
-                self._operator.put_node(node.name, self._endpoint, url)
+                self._operator.put_node(node.name, self._plan.endpoint, url)
             except TeehouseError:
                 return  # the gateway is not back yet; the next look tries again
             self._registered[node.name] = url
 
-    # -- what others read ---------------------------------------------------------------------------------------
-
-    @property
-    def _db(self) -> str:
-        return f"sqlite:///{self._layout.database}"
-
-    @property
-    def _gateway(self) -> str:
-        if self._cloud is not None and self._cloud.ready is not None:
-            return str(self._cloud.ready["url"])
-        return f"http://{HOST}:{self._port}"
-
-    @property
-    def _proxy_url(self) -> str | None:
-        if self._proxy is None or self._proxy.ready is None:
-            return None
-        said = self._proxy.ready
-        return str(said.get("base_url") or said.get("openai_base_url") or f"{said['url']}/v1")
+    # ── what others read ─────────────────────────────────────────────────────────────────────────────────────────
 
     def _publish(self) -> None:
-        """Write the state file, and the ready file when the platform can answer."""
-        if self._proxy_url is not None:
-            self._proxy_port = int(self._proxy_url.split("/")[2].rsplit(":", 1)[1])
-        state = dict(self._state or {})
-        state |= {
+        """Write the state file and the ready file."""
+        plan = self._plan
+        self._state = {
             "version": 1,
-            "gateway": self._gateway,
-            "openai_base_url": self._proxy_url or state.get("openai_base_url"),
-            "openai_api_key": self._layout.secret("proxy_token"),
-            "api_key": self._api_key,
-            "endpoints": {"demo": self._endpoint},
-            "policy": str(self._layout.policy),
-            "data_dir": str(self._layout.root),
+            "gateway": plan.gateway,
+            "openai_base_url": plan.proxy_url,
+            "openai_api_key": plan.proxy_token,
+            "api_key": plan.api_key,
+            "endpoints": {"demo": plan.endpoint},
+            "policy": str(self.layout.policy),
+            "data_dir": str(self.layout.root),
             "pids": {"supervisor": os.getpid()} | {c.name: c.pid for c in self._children() if c.pid is not None},
-            "model": self._model.name if self._model else "",
+            "model": plan.model.name,
             "engine": self._options.engine,
             "tier": "simulated",
         }
-        self._state = state
-        text = json.dumps(state, indent=2) + "\n"
-        write_private(self._layout.state, text)
+        text = json.dumps(self._state, indent=2) + "\n"
+        write_private(self.layout.state, text)
         if self._options.ready_file is not None:
             write_private(self._options.ready_file, text)
 
-    @property
-    def state(self) -> dict[str, Any]:
-        """The ready file's content."""
-        return dict(self._state or {})
-
-    @property
-    def layout(self) -> Layout:
-        """Where this platform keeps its files."""
-        return self._layout
-
-    @property
-    def model(self) -> ModelChoice | None:
-        """What the nodes run."""
-        return self._model
-
-    # -- stop ---------------------------------------------------------------------------------------------------
-
-    def _stop(self) -> None:
-        """Stop what was started: first who takes requests, last who answers them. A second signal skips the waiting."""
+    def _withdraw(self) -> None:
+        self.layout.state.unlink(missing_ok=True)
         if self._options.ready_file is not None:
             self._options.ready_file.unlink(missing_ok=True)
-        self._layout.state.unlink(missing_ok=True)
+
+    # ── stop ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _stop(self) -> None:
+        """Stop what was started: first who takes requests, last who answers them. One more signal skips the waiting."""
+        self._withdraw()
         before = self._signals
-        rounds = [[self._proxy], [self._cloud], self._nodes]
-        for group in rounds:
+        for group in ([self._proxy], [self._cloud], self._nodes):
             children = [child for child in group if child is not None and child.lives]
             for child in children:
                 child.terminate()
@@ -410,7 +306,11 @@ class Supervisor:
         if self._operator is not None:
             self._operator.close()
         if self._options.remember:
-            forget(self._layout.root)
+            forget(self.layout.root)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._lock.__exit__(None, None, None)
+
+
+def _port_of(ready: dict[str, Any]) -> int:
+    return int(str(ready["url"]).rsplit(":", 1)[1])
