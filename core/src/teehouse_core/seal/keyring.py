@@ -37,9 +37,6 @@ class Keyring:
             if listed is not None:
                 self._pairs[kid, keyset.sha256] = HeldKey(key, keyset, listed.not_after + self._decrypt_only)
 
-    def published(self, kid: str, keyset_sha256: str) -> bool:
-        return (kid, keyset_sha256) in self._pairs
-
     def get(self, kid: str, keyset_sha256: str, now: int) -> HeldKey | None:
         """The pair, unless it was never published or is over at `now`."""
         held = self._pairs.get((kid, keyset_sha256))

@@ -57,8 +57,10 @@ class NodeTime:
     def __init__(self, wall: float, monotonic: float) -> None:
         self._start = wall - monotonic
         self._last = wall
+        self._lock = threading.Lock()  # a slow thread must not write an older time over a newer one
 
     def now(self, wall: float, monotonic: float) -> int:
         """Node time in Unix seconds, given both clocks in seconds."""
-        self._last = max(self._last, wall, self._start + monotonic)
-        return int(self._last)
+        with self._lock:
+            self._last = max(self._last, wall, self._start + monotonic)
+            return int(self._last)
