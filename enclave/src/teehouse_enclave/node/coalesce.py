@@ -2,7 +2,8 @@
 """When bytes become records: at once after a pause, together when they come fast, on the beat in shape `constant`.
 
 A piece that comes later than `flush_ms` after the last record leaves at once, so a model that writes thirty tokens a
-second waits for nothing; pieces that come faster share a record. In silence a cover record says that the node lives.
+second waits for nothing; pieces that come faster share a record. The opening piece names the role and carries no text:
+it starts no wait, or every first token would come `flush_ms` late. In silence a cover record says that the node lives.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ class Outbox:
 async def flushes(outbox: Outbox, flush_ms: int, clock: Callable[[], float]) -> AsyncGenerator[bytes, None]:
     """Bytes for one record at a time; b"" asks for a cover record."""
     last = clock() - flush_ms / 1000
+    opened = False
     while True:
         if not await outbox.wait(KEEP_ALIVE):
             yield b""
@@ -77,7 +79,9 @@ async def flushes(outbox: Outbox, flush_ms: int, clock: Callable[[], float]) -> 
             if outbox.closed:
                 return
             continue
-        last = clock()
+        if opened:
+            last = clock()
+        opened = True
         yield outbox.take()
 
 
