@@ -66,7 +66,7 @@ def test_every_clause_that_a_vector_names_stands_in_the_spec() -> None:
         f"{number} §{match}"
         for number, text in texts.items()
         for match in re.findall(r"^\*\*(\d+\.\d+)\*\*", text, re.M)
-    } | {f"{number} §{match}" for number, text in texts.items() for match in re.findall(r"^## (\d+) ", text, re.M)}
+    } | {f"{number} §{match}" for number, text in texts.items() for match in re.findall(r"^## (\d+)\. ", text, re.M)}
     assert clauses - headings == set()
 
 
