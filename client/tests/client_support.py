@@ -223,8 +223,7 @@ class Gateway:
         class Handler(_Handler):
             outer = gateway
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self._thread.start()
 
@@ -236,6 +235,14 @@ class Gateway:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(5)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+    def handle_error(self, *_args: Any) -> None:
+        pass  # a client that went away is part of many tests
 
 
 class _Handler(BaseHTTPRequestHandler):

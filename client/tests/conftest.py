@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures of the client's tests: a node behind a scripted gateway, and one driver for the blocking and the async SDK."""
+"""Fixtures of the client's tests: a node behind a scripted gateway, one driver for blocking and async code."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import Any
 
 import anyio.from_thread
 import pytest
-
-
 from client_support import ENDPOINT, Gateway, Node, settings_for
 
 import teehouse.openai
