@@ -231,7 +231,7 @@ def test_a_saved_bundle_is_appraised_without_a_network(platform: Up, home: Home,
     assert elsewhere.run("verify", "ep-other", "--file", str(bundle), "--policy", "evaluate").returncode == 10
 
     other = json.loads(bundle.read_text())
-    other["platform"]["type"] = "sev-snp"
+    other["platform"]["type"] = "arm-cca"
     unknown = tmp_path / "unknown.json"
     unknown.write_text(json.dumps(other))
     assert elsewhere.run("verify", "--file", str(unknown), "--policy", "evaluate").returncode == 20

@@ -27,6 +27,7 @@ from teehouse_core.appraise.catalogue import CATALOGUE
 from teehouse_core.appraise.checks_binding import _kids
 from teehouse_core.appraise.policy import DeviceDemand, Policy, References
 from teehouse_core.appraise.roots import SIMULATED_ROOT_PEM
+from teehouse_core.appraise.technologies import check_ids
 from teehouse_core.appraise.verdict import Verdict
 from teehouse_core.errors import EvidenceRefused, LocalError, MalformedError, StaleEvidence
 from teehouse_core.evidence.bundle import Bundle, build_bundle, log_entry
@@ -440,7 +441,7 @@ def test_every_check_can_refuse() -> None:
     seen = {"policy.supported", "binding.kids", "release.statement"}  # their own tests are below
     for case in CASES:
         seen |= case.failing
-    assert seen == set(CATALOGUE)
+    assert seen == set(check_ids("simulated"))
 
 
 def test_good_evidence_is_accepted_as_simulated() -> None:
@@ -467,7 +468,7 @@ def test_relabelled_evidence_has_no_tier() -> None:
 
 
 def test_unknown_platform_is_not_supported() -> None:
-    verdict = Case("x", set(), edit(lambda d: d["platform"].update(type="sev-snp"))).verdict()
+    verdict = Case("x", set(), edit(lambda d: d["platform"].update(type="arm-cca"))).verdict()
     assert "policy.supported" in refusing(verdict)
     assert not verdict.supported
     assert verdict.result == "refused"

@@ -174,7 +174,7 @@ def test_a_verdict_without_its_floor_refuses() -> None:
         assert made(checks=tuple(c for c in whole.checks if c.id != gone)).result == "refused"
     assert made(checks=()).result == "refused"
     assert made(tier="none").result == "refused"
-    assert made(platform="sev-snp").result == "refused"
+    assert made(platform="arm-cca").result == "refused"
     with pytest.raises(EvidenceRefused):
         made(checks=()).accept()
 

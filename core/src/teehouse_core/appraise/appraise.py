@@ -10,11 +10,12 @@ from __future__ import annotations
 from typing import Any, Final
 
 from teehouse_core.appraise.checks_binding import check_binding, check_capabilities, usable_keys
-from teehouse_core.appraise.checks_tdx import TdxFacts, check_tdx
 from teehouse_core.appraise.checks_workload import check_workload
+from teehouse_core.appraise.facts import PlatformFacts
 from teehouse_core.appraise.policy import Policy
 from teehouse_core.appraise.sheet import Sheet, failed, one_of, passed
-from teehouse_core.appraise.verdict import _TOKEN, FLOOR, Check, Tier, Verdict
+from teehouse_core.appraise.technologies import TECHNOLOGIES, UNSUPPORTED_HINT, check_ids
+from teehouse_core.appraise.verdict import _TOKEN, Check, Tier, Verdict
 from teehouse_core.errors import LocalError
 from teehouse_core.evidence.bundle import Bundle
 
@@ -22,8 +23,6 @@ __all__ = ["NONCE_SIZE", "appraise"]
 
 NONCE_SIZE: Final = 32  # bytes of the caller's own randomness (PROTOCOL §2, challenge kind 1)
 MAX_NOW: Final = 253_402_300_799  # Unix seconds, the last second of the year 9999
-
-_TIERS: Final[dict[str, Tier]] = {"tdx": "hardware", "simulated": "simulated"}
 
 
 def appraise(
@@ -42,23 +41,25 @@ def appraise(
     bundle = Bundle.parse(bundle_bytes)  # (1)
     sheet = Sheet()
     kind = bundle.platform.type
-    supported = kind in FLOOR
-    hint = "this version appraises tdx and simulated evidence only"
-    sheet.write("policy.supported", passed(kind, " or ".join(FLOOR)) if supported else failed(hint, kind, "tdx"))
+    technology = TECHNOLOGIES.get(kind)
+    known = " or ".join(TECHNOLOGIES)
+    sheet.write("policy.supported", passed(kind, known) if technology else failed(UNSUPPORTED_HINT, kind, known))
     allowed = tuple(p for p in policy.platforms if p != "simulated" or policy.simulated_allowed)
     sheet.write("policy.platform", one_of(kind, allowed, "the policy does not accept this type of platform"))
 
-    facts = check_tdx(sheet, bundle, policy, now) if supported else TdxFacts()  # (2)
-    report = facts.quote.report if facts.quote is not None else None
-    measured = check_workload(sheet, bundle, report, policy)  # (3)
-    check_binding(sheet, bundle, report, measured, policy, now, endpoint, nonce)  # (4)
+    facts = technology.check(sheet, bundle, policy, now) if technology else PlatformFacts()  # (2)
+    log_register = technology.log_register if technology else None
+    register_name = technology.register_name if technology else "a register"
+    measured = check_workload(sheet, bundle, facts.register, log_register, register_name, policy)  # (3)
+    check_binding(sheet, bundle, facts.report_data, measured, policy, now, endpoint, nonce)  # (4)
     check_capabilities(sheet, bundle, policy)  # (5)
-    checks = sheet.finish()  # (6)
+    checks = sheet.finish(check_ids(kind))  # (6)
 
     fresh = sheet.state("challenge.nonce") == "passed"
     evidence_time = now if fresh else None  # the nonce did not exist earlier than the question that carried it
     not_after = _not_after(bundle, policy, facts, now)
-    tier = _TIERS.get(kind, "none") if sheet.state("tdx.pck.chain") == "passed" else "none"
+    proven = technology is not None and sheet.state(technology.chain_check) == "passed"
+    tier: Tier = technology.tier if technology is not None and proven else "none"
     return Verdict(
         _TOKEN,
         checks=checks,
@@ -74,7 +75,7 @@ def appraise(
     )
 
 
-def _not_after(bundle: Bundle, policy: Policy, facts: TdxFacts, now: int) -> int:
+def _not_after(bundle: Bundle, policy: Policy, facts: PlatformFacts, now: int) -> int:
     """The earliest end of keyset, sealing keys, collateral and the policy's ages; a single key ends by itself."""
     keys = [key.not_after for key in usable_keys(bundle.keyset, policy, now)]
     return min(bundle.keyset.not_after, max(keys, default=now), now + policy.max_evidence_age, *facts.ends)
@@ -83,7 +84,7 @@ def _not_after(bundle: Bundle, policy: Policy, facts: TdxFacts, now: int) -> int
 def _claims(
     bundle: Bundle,
     policy: Policy,
-    facts: TdxFacts,
+    facts: PlatformFacts,
     checks: tuple[Check, ...],
     tier: Tier,
     evidence_time: int | None,
@@ -93,7 +94,7 @@ def _claims(
     claims: dict[str, Any] = {
         "policy": policy.name,
         "platform": bundle.platform.type,
-        "supported": bundle.platform.type in FLOOR,
+        "supported": bundle.platform.type in TECHNOLOGIES,
         "bundle_sha256": bundle.sha256,
         "keyset_sha256": keyset.sha256,
         "endpoint": keyset.endpoint,
@@ -113,7 +114,7 @@ def _claims(
         },
         "not_after": not_after,
         "submods": {
-            "cpu0": {"ear.status": _status(checks, ("silicon", "quote", "firmware"), tier), **_cpu(facts)},
+            "cpu0": {"ear.status": _status(checks, ("silicon", "quote", "firmware"), tier), **facts.claims},
             "workload": {"ear.status": _status(checks, ("workload", "binding"), tier)},
         },
     }
@@ -132,22 +133,3 @@ def _status(checks: tuple[Check, ...], groups: tuple[str, ...], tier: Tier) -> s
     if tier == "simulated" or any(check.state in ("failed", "skipped") for check in mine):
         return "warning"
     return "affirming"
-
-
-def _cpu(facts: TdxFacts) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    if facts.quote is not None:
-        report = facts.quote.report
-        found["mrtd"] = report.mr_td.hex()
-        found.update({f"rtmr{n}": value.hex() for n, value in enumerate(report.rtmr)})
-        found["td_attributes"] = f"0x{report.td_attributes:016x}"
-        found["xfam"] = f"0x{report.xfam:016x}"
-        found["mr_config_id"] = report.mr_config_id.hex()
-        found["mr_owner"] = report.mr_owner.hex()
-        found["mr_owner_config"] = report.mr_owner_config.hex()
-    if facts.sgx is not None:
-        found["fmspc"] = facts.sgx.fmspc.hex()
-    if facts.tcb_status:
-        found["tcb_status"] = facts.tcb_status
-        found["advisories"] = list(facts.advisories)
-    return found

@@ -15,7 +15,6 @@ from teehouse_core.appraise.checks_workload import Measured
 from teehouse_core.appraise.policy import ANY, Policy
 from teehouse_core.appraise.sheet import Outcome, Sheet, equal, failed, not_applicable, one_of, passed, skipped
 from teehouse_core.evidence.bundle import CHALLENGE_INTERACTIVE, CHALLENGE_LEDGER, Bundle
-from teehouse_core.evidence.tdx import TdReport
 from teehouse_core.wire.keyset import HpkeKey, Keyset, key_id
 
 __all__ = ["EARLY", "check_binding", "check_capabilities", "usable_keys"]
@@ -28,7 +27,7 @@ EARLY: Final = (
 def check_binding(
     sheet: Sheet,
     bundle: Bundle,
-    report: TdReport | None,
+    report_data: bytes | None,
     measured: Measured | None,
     policy: Policy,
     now: int,
@@ -39,7 +38,7 @@ def check_binding(
     keyset = bundle.keyset
     sheet.run("challenge.kind", lambda: _kind(bundle))
     sheet.write("challenge.nonce", _nonce(bundle, nonce) if nonce is not None else _no_nonce(policy))
-    sheet.run("binding.report-data", lambda: _report_data(bundle, report), needs=(report,))
+    sheet.run("binding.report-data", lambda: _report_data(bundle, report_data), needs=(report_data,))
     sheet.run("binding.endpoint", lambda: _endpoint(keyset, endpoint))
     sheet.run("binding.names", lambda: _names(bundle))
     hint = "the keyset's role is none that the policy allows"
@@ -97,8 +96,8 @@ def _no_nonce(policy: Policy) -> Outcome:
     return not_applicable("no nonce was given and the policy does not ask for freshness; the age is unknown")
 
 
-def _report_data(bundle: Bundle, report: TdReport | None) -> Outcome:
-    expected, claimed = bundle.report_data, report.report_data if report else b""
+def _report_data(bundle: Bundle, report_data: bytes | None) -> Outcome:
+    expected, claimed = bundle.report_data, report_data or b""
     if hmac.compare_digest(claimed, expected):
         return passed(claimed, expected)
     return failed("the report was made for another keyset, other devices or another challenge", claimed, expected)

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from cryptography import x509
 
+from teehouse_core.appraise.checks_workload import check_reference
+from teehouse_core.appraise.facts import PlatformFacts
 from teehouse_core.appraise.policy import ANY, Policy
 from teehouse_core.appraise.roots import intel_root_for, root_der
 from teehouse_core.appraise.sheet import Outcome, Sheet, equal, failed, not_applicable, one_of, passed, skipped
@@ -53,7 +55,7 @@ XFAM_FIXED: Final = 0b11  # x87 and SSE are always on
 
 
 @dataclass(slots=True)
-class TdxFacts:
+class TdxFacts(PlatformFacts):
     """What the checks learned; None where something did not parse. Believe a field only with its checks passed."""
 
     quote: TdQuote | None = None
@@ -65,7 +67,6 @@ class TdxFacts:
     root: x509.Certificate | None = None
     tcb_status: str = ""
     advisories: tuple[str, ...] = ()
-    ends: list[int] = field(default_factory=list)  # Unix seconds at which some part stops being valid
 
 
 def check_tdx(sheet: Sheet, bundle: Bundle, policy: Policy, now: int) -> TdxFacts:
@@ -98,6 +99,10 @@ def check_tdx(sheet: Sheet, bundle: Bundle, policy: Policy, now: int) -> TdxFact
     _dcap(sheet, bundle, facts, policy, now)
     sheet.run("policy.machine", lambda: _machine(facts, policy), needs=(facts.sgx,))
     _td(sheet, facts, policy)
+    _references(sheet, facts, policy)
+    if quote is not None:
+        facts.report_data, facts.register = quote.report.report_data, quote.report.rtmr[3]
+    facts.claims = _claims(facts)
     return facts
 
 
@@ -346,3 +351,30 @@ def _td(sheet: Sheet, facts: TdxFacts, policy: Policy) -> None:
     sheet.run("tdx.td.attributes", attributes, needs=(quote,))
     sheet.run("tdx.td.xfam", xfam, needs=(quote,))
     sheet.run("tdx.td.seam", seam, needs=(quote,))
+
+
+def _references(sheet: Sheet, facts: TdxFacts, policy: Policy) -> None:
+    # Firmware event logs (RTMR0 to RTMR2) are compared as final values only.
+    report = facts.quote.report if facts.quote is not None else None
+    values = (report.mr_td, *report.rtmr) if report is not None else (None,) * 5
+    for name, value in zip(("mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3"), values, strict=True):
+        check_reference(sheet, f"tdx.reference.{name}", name, value.hex() if value is not None else None, policy)
+
+
+def _claims(facts: TdxFacts) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if facts.quote is not None:
+        report = facts.quote.report
+        found["mrtd"] = report.mr_td.hex()
+        found.update({f"rtmr{n}": value.hex() for n, value in enumerate(report.rtmr)})
+        found["td_attributes"] = f"0x{report.td_attributes:016x}"
+        found["xfam"] = f"0x{report.xfam:016x}"
+        found["mr_config_id"] = report.mr_config_id.hex()
+        found["mr_owner"] = report.mr_owner.hex()
+        found["mr_owner_config"] = report.mr_owner_config.hex()
+    if facts.sgx is not None:
+        found["fmspc"] = facts.sgx.fmspc.hex()
+    if facts.tcb_status:
+        found["tcb_status"] = facts.tcb_status
+        found["advisories"] = list(facts.advisories)
+    return found

@@ -1,42 +1,48 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of what runs inside: the workload log against RTMR3, and measurements against Reference Values.
+"""Checks of what runs inside: the workload log against the register that binds it, and against Reference Values.
 
 A Reference Value that the policy lists is required to match; one that the policy requires but does not list is a
-skipped required check, which refuses. Firmware event logs (RTMR0 to RTMR2) are compared as final values only.
+skipped required check, which refuses. Firmware measurements are compared by the technology's own checks.
 """
 
 from __future__ import annotations
 
 import hmac
+from collections.abc import Callable, Iterable
 
 from teehouse_core.appraise.policy import Policy
 from teehouse_core.appraise.sheet import Outcome, Sheet, failed, one_of, passed, skipped
 from teehouse_core.evidence.bundle import Bundle
-from teehouse_core.evidence.replay import EVENTS, event_digest, replay
-from teehouse_core.evidence.tdx import TdReport
+from teehouse_core.evidence.replay import EVENTS, event_digest
 
-__all__ = ["Measured", "check_workload"]
+__all__ = ["Measured", "check_reference", "check_workload"]
 
 Measured = dict[str, str]
 """Event name to content, of a log that passed all three `workload.log.…` checks."""
 
 
-def check_workload(sheet: Sheet, bundle: Bundle, report: TdReport | None, policy: Policy) -> Measured | None:
-    """Make the `workload.…` and `tdx.reference.…` checks; the log's values, or None when it cannot be read."""
+def check_workload(
+    sheet: Sheet,
+    bundle: Bundle,
+    register: bytes | None,
+    log_register: Callable[[Iterable[bytes]], bytes] | None,
+    name: str,
+    policy: Policy,
+) -> Measured | None:
+    """Make the `workload.…` checks; the log's values, or None when it cannot be read.
+
+    `register` is what the report holds under `name`, `log_register` what the log's digests make of it.
+    """
     log_fits = sheet.run("workload.log.digests", lambda: _digests(bundle))
-    log_fits &= sheet.run("workload.log.replay", lambda: _replay(bundle, report), needs=(report,))
+    log_fits &= sheet.run(
+        "workload.log.replay", lambda: _replay(bundle, register, log_register, name), needs=(register, log_register)
+    )
     events = sheet.run("workload.log.events", lambda: _events(bundle))
     measured = {e.event: e.content.decode("ascii") for e in bundle.workload_log} if events else None
 
-    rtmr = dict(enumerate(report.rtmr)) if report else {}
-    for name, value in {
-        "mrtd": report.mr_td if report else None,
-        **{f"rtmr{n}": rtmr.get(n) for n in range(4)},
-    }.items():
-        _reference(sheet, f"tdx.reference.{name}", name, value.hex() if value is not None else None, policy)
-    for name in ("image_sha256", "config_sha256", "weights_sha256", "release"):
-        text = measured.get(name) if measured and log_fits else None
-        _reference(sheet, f"workload.reference.{name.replace('_', '-')}", name, text, policy)
+    for event in ("image_sha256", "config_sha256", "weights_sha256", "release"):
+        text = measured.get(event) if measured and log_fits else None
+        check_reference(sheet, f"workload.reference.{event.replace('_', '-')}", event, text, policy)
     return measured
 
 
@@ -48,12 +54,14 @@ def _digests(bundle: Bundle) -> Outcome:
     return passed(f"{len(bundle.workload_log)} entries", "each digest recomputes")
 
 
-def _replay(bundle: Bundle, report: TdReport | None) -> Outcome:
-    replayed = replay(entry.digest for entry in bundle.workload_log)
-    register = report.rtmr[3] if report else b""
-    if hmac.compare_digest(replayed, register):
-        return passed(replayed, register)
-    return failed("the log is not what was extended into RTMR3", replayed, register)
+def _replay(
+    bundle: Bundle, register: bytes | None, log_register: Callable[[Iterable[bytes]], bytes] | None, name: str
+) -> Outcome:
+    held = register or b""
+    replayed = log_register(entry.digest for entry in bundle.workload_log) if log_register else b""
+    if replayed and hmac.compare_digest(replayed, held):
+        return passed(replayed, held)
+    return failed(f"the log is not what {name} stands for", replayed, held)
 
 
 def _events(bundle: Bundle) -> Outcome:
@@ -70,7 +78,8 @@ def _events(bundle: Bundle) -> Outcome:
     return passed(claimed, expected)
 
 
-def _reference(sheet: Sheet, check_id: str, name: str, value: str | None, policy: Policy) -> None:
+def check_reference(sheet: Sheet, check_id: str, name: str, value: str | None, policy: Policy) -> None:
+    """Compare one measured value with the policy's list of that name; see the module's own text for what refuses."""
     allowed: tuple[str, ...] = getattr(policy.references, name)
     required = name in policy.required_references or bool(allowed)
     if not allowed:

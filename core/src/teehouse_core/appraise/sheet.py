@@ -7,7 +7,7 @@ parser deep inside a library may raise anything on hostile bytes, and the answer
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from teehouse_core.appraise.catalogue import CATALOGUE
@@ -101,12 +101,18 @@ class Sheet:
         check = self._checks.get(check_id)
         return None if check is None else check.state
 
-    def finish(self) -> tuple[Check, ...]:
-        """Every id of the catalogue, in its order; one that nobody made is skipped."""
+    def finish(self, applies: Collection[str] | None = None, *, only: bool = False) -> tuple[Check, ...]:
+        """Every id of the catalogue, in its order. One that nobody made is skipped, or not applicable when it is
+        outside `applies` (None: all apply). With `only`, what is neither made nor in `applies` is left out.
+        """
         for check_id in CATALOGUE:
-            if check_id not in self._checks:
-                self.write(check_id, skipped("not made for this platform type"))
-        return tuple(self._checks[check_id] for check_id in CATALOGUE)
+            if check_id in self._checks:
+                continue
+            if applies is None or check_id in applies:
+                self.write(check_id, skipped("this check was not made"))
+            elif not only:
+                self.write(check_id, not_applicable("a check of another technology"))
+        return tuple(self._checks[check_id] for check_id in CATALOGUE if check_id in self._checks)
 
 
 def _show(value: object) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, field
 from typing import Any, Final, Literal, NoReturn
 
+from teehouse_core.appraise.floors import FLOOR
 from teehouse_core.errors import EvidenceRefused, LocalError, StaleEvidence
 from teehouse_core.wire.keyset import Keyset
 
@@ -22,30 +23,6 @@ Group = Literal["silicon", "quote", "firmware", "workload", "gpu", "release", "b
 Tier = Literal["hardware", "vtpm", "simulated", "none"]
 
 _TOKEN: Final = object()
-
-_INTEL_FLOOR: Final = frozenset(
-    {
-        "policy.supported",
-        "policy.platform",
-        "tdx.quote.format",
-        "tdx.quote.signature",
-        "tdx.quote.attestation-key",
-        "tdx.qe.signature",
-        "tdx.pck.chain",
-        "tdx.pck.revocation",
-        "tdx.dcap",
-        "tdx.tcb.status",
-        "tdx.td.debug",
-        "workload.log.digests",
-        "workload.log.replay",
-        "workload.log.events",
-        "binding.report-data",
-        "binding.role",
-        "binding.validity",
-    }
-)
-FLOOR: Final[Mapping[str, frozenset[str]]] = {"tdx": _INTEL_FLOOR, "simulated": _INTEL_FLOOR}
-"""By platform type: checks without which nothing is accepted, whatever else a verdict says."""
 
 
 @dataclass(frozen=True, slots=True)
