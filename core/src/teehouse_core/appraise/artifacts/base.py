@@ -3,8 +3,8 @@
 
 A module per technology offers
 `verify_artifact(raw, *, chain, collateral, nonce, report_data, policy, now) -> ArtifactVerdict`
-(`chain` PEM or DER bytes, `collateral` file name to bytes). It raises `MalformedError` when `raw` is no such artifact at
-all, `LocalError` for a wrong argument, and nothing else. An `ArtifactVerdict` yields no sealing key, ever.
+(`chain` PEM or DER bytes, `collateral` file name to bytes). It raises `MalformedError` when `raw` is no such artifact,
+`LocalError` for a wrong argument, and nothing else. An `ArtifactVerdict` yields no sealing key, ever.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from teehouse_core.appraise.sheet import Sheet, skipped
+from teehouse_core.appraise.sheet import Sheet
 from teehouse_core.appraise.verdict import Check, Tier
 
 __all__ = ["ArtifactResult", "ArtifactVerdict", "conclude"]
@@ -52,10 +52,7 @@ def conclude(
 
     A floor check that nobody wrote is added as skipped, so that a forgotten check refuses and shows.
     """
-    for check_id in sorted(floor):
-        if sheet.state(check_id) is None:
-            sheet.write(check_id, skipped("not made"), required=True)
-    checks = sheet.written()
+    checks = sheet.finish(floor, only=True)
     good = all(sheet.state(check_id) == "passed" for check_id in floor) and tier != "none"
     accepted = good and bool(floor) and not any(check.refuses for check in checks)
     result: ArtifactResult = "accepted" if accepted else "refused"
