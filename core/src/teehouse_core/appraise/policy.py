@@ -8,7 +8,6 @@ Every loosening is a named field. Unknown fields are an error, a list means "one
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import re
@@ -17,6 +16,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from teehouse_core.appraise.policy_fields import (
+    Reader,
+    bad,
+    bits,
+    count,
+    digests,
+    flag,
+    names,
+    printable,
+    table,
+    texts,
+    unknown,
+    words,
+)
 from teehouse_core.errors import LocalError
 from teehouse_core.wire import canonical
 from teehouse_core.wire.suites import DEFAULT_SUITE, HIGH_SUITE
@@ -26,7 +39,6 @@ __all__ = ["ANY", "PRESETS", "REFERENCE_NAMES", "DeviceDemand", "Policy", "Refer
 ANY: Final = "*"
 PRESETS: Final = ("strict", "standard", "evaluate")
 MAX_POLICY: Final = 256 * 1024  # bytes of one policy file
-MAX_ITEMS: Final = 1024  # values in one list
 DAY: Final = 86400  # seconds
 
 TD_ATTRIBUTES: Final = 0x0000_0000_1000_0000  # SEPT_VE_DISABLE and nothing else: what genuine production TDs have
@@ -34,8 +46,6 @@ TD_ATTRIBUTES: Final = 0x0000_0000_1000_0000  # SEPT_VE_DISABLE and nothing else
 XFAM_ALLOWED: Final = 0x0006_1AE7
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
-_SHA384: Final = re.compile(r"[0-9a-f]{96}")
-_NAME: Final = re.compile(r"[ -~]{1,256}")
 _STATUSES: Final = (  # never Revoked: no policy can allow it
     "UpToDate",
     "SWHardeningNeeded",
@@ -180,16 +190,16 @@ def _from_mapping(value: dict[str, Any]) -> Policy:
     left = dict(value)
     base = left.pop("base", "standard")
     if not isinstance(base, str):
-        raise _bad("base", "the name of a preset")
+        raise bad("base", "the name of a preset")
     policy = Policy.preset(base)
     changes: dict[str, Any] = {}
     for name, item in left.items():
-        reader = _READERS.get(name)
-        if reader is None:
-            near = difflib.get_close_matches(name, [*_READERS, "base"], 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"fields are: {', '.join(_READERS)}"
-            raise LocalError(f"policy has no field {name!r}", code="policy-field", hint=hint)
-        changes[name] = reader(name, item, policy)
+        if name in _TABLES:
+            changes[name] = _TABLES[name](name, item, getattr(policy, name))
+        elif name in _READERS:
+            changes[name] = _READERS[name](name, item)
+        else:
+            raise unknown(name, (*_READERS, *_TABLES, "base"), "field")
     policy = dataclasses.replace(policy, **changes)
     if "simulated" in policy.platforms and not policy.simulated_allowed:
         raise LocalError(
@@ -198,112 +208,63 @@ def _from_mapping(value: dict[str, Any]) -> Policy:
     return policy
 
 
-_Reader = Callable[[str, Any, Policy], Any]
-
-
-def _bad(name: str, want: str) -> LocalError:
-    return LocalError(f"policy field {name} has a wrong value", code="policy-value", hint=f"{name} is {want}")
-
-
 def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(dict(pairs)) != len(pairs):
         raise LocalError("a policy field stands twice", code="policy-format")
     return dict(pairs)
 
 
-def _texts(name: str, item: Any, want: str, good: Callable[[str], object]) -> tuple[str, ...]:
-    ok = isinstance(item, list) and len(item) <= MAX_ITEMS and all(isinstance(i, str) and good(i) for i in item)
-    if not ok or len(set(item)) != len(item):
-        raise _bad(name, f"a list of {want}, each once")
-    return tuple(item)
+def _machines(name: str, item: Any) -> tuple[str, ...]:
+    return texts(name, item, 'lower-case hex SHA-256 of PPIDs, or "*"', lambda i: i == ANY or _SHA256.fullmatch(i))
 
 
-def _words(*known: str) -> _Reader:
-    want = " or ".join(known) if known else "short printable texts"
-    return lambda name, item, _: _texts(name, item, want, known.__contains__ if known else _NAME.fullmatch)
+def _reference(name: str) -> Reader:
+    if name == "release":
+        return names("release names")
+    return digests(32 if name in ("image_sha256", "config_sha256", "weights_sha256") else 48)
 
 
-def _machines(name: str, item: Any, _: Policy) -> tuple[str, ...]:
-    return _texts(name, item, 'lower-case hex SHA-256 of PPIDs, or "*"', lambda i: i == ANY or _SHA256.fullmatch(i))
+def _references(name: str, item: Any, current: References) -> References:
+    return table(name, item, current, {n: _reference(n) for n in REFERENCE_NAMES}, "reference value")
 
 
-def _name(name: str, item: Any, _: Policy) -> str:
-    if not isinstance(item, str) or not _NAME.fullmatch(item):
-        raise _bad(name, "a short printable text")
-    return item
-
-
-def _flag(name: str, item: Any, _: Policy) -> bool:
-    if not isinstance(item, bool):
-        raise _bad(name, "true or false")
-    return item
-
-
-def _count(low: int, high: int) -> _Reader:
-    def read(name: str, item: Any, _: Policy) -> int:
-        if type(item) is not int or not low <= item <= high:
-            raise _bad(name, f"a whole number from {low} to {high}")
-        return item
-
-    return read
-
-
-def _bits(name: str, item: Any, _: Policy) -> int:
-    if not isinstance(item, str) or not re.fullmatch(r"0x[0-9a-f]{16}", item):
-        raise _bad(name, 'a text of 64 bits in hex, as "0x0000000010000000"')
-    return int(item, 16)
-
-
-def _references(name: str, item: Any, policy: Policy) -> References:
-    if not isinstance(item, Mapping):
-        raise _bad(name, "a table")
-    changes: dict[str, Any] = {}
-    for key, values in item.items():
-        if key not in REFERENCE_NAMES:
-            near = difflib.get_close_matches(str(key), REFERENCE_NAMES, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"reference values are: {', '.join(REFERENCE_NAMES)}"
-            raise LocalError(f"no reference value {key!r}", code="policy-field", hint=hint)
-        form = _SHA256 if key.endswith("_sha256") else _NAME if key == "release" else _SHA384
-        want = {_SHA256: "lower-case hex SHA-256", _SHA384: "lower-case hex SHA-384"}.get(form, "release names")
-        changes[key] = _texts(f"references.{key}", values, want, form.fullmatch)
-    return dataclasses.replace(policy.references, **changes)
-
-
-def _devices(name: str, item: Any, _: Policy) -> tuple[DeviceDemand, ...]:
+def _devices(name: str, item: Any) -> tuple[DeviceDemand, ...]:
     kinds = ("nvidia-gpu", "nvidia-nvswitch")
     if not isinstance(item, list) or len(item) > len(kinds):
-        raise _bad(name, "a list of {kind, count}")
+        raise bad(name, "a list of {kind, count}")
     demands = []
     for demand in item:
         ok = isinstance(demand, Mapping) and set(demand) == {"kind", "count"} and demand["kind"] in kinds
         if not ok or type(demand["count"]) is not int or not 1 <= demand["count"] <= 64:
-            raise _bad(name, f"a list of {{kind, count}}; kinds are {', '.join(kinds)}, count 1 to 64")
+            raise bad(name, f"a list of {{kind, count}}; kinds are {', '.join(kinds)}, count 1 to 64")
         demands.append(DeviceDemand(demand["kind"], demand["count"]))
     if len({d.kind for d in demands}) != len(demands):
-        raise _bad(name, "a list with each kind once")
+        raise bad(name, "a list with each kind once")
     return tuple(demands)
 
 
-_READERS: Final[dict[str, _Reader]] = {
-    "name": _name,
-    "platforms": _words(),
-    "simulated_allowed": _flag,
-    "tcb_statuses": _words(*_STATUSES),
-    "advisories_allowed": _words(),
-    "min_tcb_evaluation": _count(0, 10_000),
-    "td_attributes": _bits,
-    "xfam_allowed": _bits,
-    "references": _references,
-    "required_references": _words(*REFERENCE_NAMES),
-    "roles": _words("node", "group", "member", "pool", "key-service"),
-    "doors": _words(),
-    "egress": _words(),
-    "content_logging": _words(),
-    "moderation": _words(),
+_READERS: Final[dict[str, Reader]] = {
+    "name": printable,
+    "platforms": words(),
+    "simulated_allowed": flag,
+    "tcb_statuses": words(*_STATUSES),
+    "advisories_allowed": words(),
+    "min_tcb_evaluation": count(0, 10_000),
+    "td_attributes": bits,
+    "xfam_allowed": bits,
+    "required_references": words(*REFERENCE_NAMES),
+    "roles": words("node", "group", "member", "pool", "key-service"),
+    "doors": words(),
+    "egress": words(),
+    "content_logging": words(),
+    "moderation": words(),
     "devices": _devices,
-    "suites": _words(DEFAULT_SUITE, HIGH_SUITE),
+    "suites": words(DEFAULT_SUITE, HIGH_SUITE),
     "machines": _machines,
-    "max_evidence_age": _count(1, DAY),
-    "max_collateral_age": _count(1, 3 * 365 * DAY),
-    "freshness_required": _flag,
+    "max_evidence_age": count(1, DAY),
+    "max_collateral_age": count(1, 3 * 365 * DAY),
+    "freshness_required": flag,
 }
+
+_TABLES: Final[dict[str, Callable[[str, Any, Any], Any]]] = {"references": _references}
+"""Fields that are tables: they change the base's value member by member instead of replacing it."""
