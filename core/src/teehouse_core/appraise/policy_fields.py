@@ -29,19 +29,6 @@ __all__ = [
     "unknown",
     "words",
 ]
-    "Reader",
-    "bad",
-    "bits",
-    "count",
-    "digests",
-    "flag",
-    "names",
-    "printable",
-    "table",
-    "texts",
-    "unknown",
-    "words",
-]
 
 MAX_ITEMS: Final = 1024  # values in one list
 _NAME: Final = re.compile(r"[ -~]{1,256}")
