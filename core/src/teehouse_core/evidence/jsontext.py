@@ -14,7 +14,7 @@ from typing import Any, Final, NoReturn
 
 from teehouse_core.errors import MalformedError
 
-__all__ = ["MAX_DEPTH", "MAX_VALUES", "b64_text", "load_object", "unb64_text"]
+__all__ = ["MAX_DEPTH", "MAX_VALUES", "b64_text", "load_array", "load_object", "unb64_text"]
 
 MAX_DEPTH: Final = 16  # levels; a group bundle holding members that hold device lists needs 8
 MAX_VALUES: Final = 1 << 18  # members and elements in one document; bounds memory to some tens of MiB
@@ -26,6 +26,21 @@ def load_object(data: bytes, *, limit: int, what: str) -> dict[str, Any]:
     Raises `MalformedError` with code `too-large`, `too-many-values`, `not-json`, `repeated-member`, `null-value`,
     `number`, `too-deep` or `not-an-object`.
     """
+    value = _load(data, limit, what)
+    if not isinstance(value, dict):
+        raise MalformedError(f"{what} is not a JSON object", code="not-an-object")
+    return value
+
+
+def load_array(data: bytes, *, limit: int, what: str) -> list[Any]:
+    """Parse a JSON array under the same rules. Raises `MalformedError`, with `not-an-array` for anything else."""
+    value = _load(data, limit, what)
+    if not isinstance(value, list):
+        raise MalformedError(f"{what} is not a JSON array", code="not-an-array")
+    return value
+
+
+def _load(data: bytes, limit: int, what: str) -> Any:
     if len(data) > limit:
         raise MalformedError(f"{what} is larger than {limit} bytes", code="too-large")
     # Counting separators before parsing bounds what the parser can allocate: each value needs one of these bytes.
@@ -43,9 +58,8 @@ def load_object(data: bytes, *, limit: int, what: str) -> dict[str, Any]:
         raise
     except (ValueError, RecursionError):
         raise MalformedError(f"{what} is not JSON", code="not-json") from None
-    if not isinstance(value, dict):
-        raise MalformedError(f"{what} is not a JSON object", code="not-an-object")
-    _walk(value, 1)
+    if isinstance(value, (dict, list)):
+        _walk(value, 1)
     return value
 
 
