@@ -101,7 +101,7 @@ def u16(value: int) -> bytes:
         (QUOTE[:-1], "quote-truncated"),
         (QUOTE + b"\0", "quote-trailing-bytes"),
         (bytes(tdx.MAX_QUOTE + 1), "quote-too-large"),
-        (b"\5" + QUOTE[1:], "quote-version"),
+        (b"\6" + QUOTE[1:], "quote-version"),
         (QUOTE[:2] + b"\3" + QUOTE[3:], "quote-key-type"),
         (QUOTE[:4] + b"\0" + QUOTE[5:], "quote-tee-type"),
         (QUOTE[:764] + u16(5) + QUOTE[766:], "quote-cert-type"),

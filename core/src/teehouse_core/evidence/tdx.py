@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parse a TDX quote, version 4, into frozen values.
+"""Parse Intel quotes into frozen values: TDX of versions 4 and 5 (TD report 1.0 and 1.5), SGX of versions 3 to 5.
 
-Source: Intel TDX DCAP Quoting Library API, appendix 3 "Quote format"; the field sizes stand beside each reader below.
-This module checks shape only: exact lengths, known type numbers, size limits. It verifies no signature, no certificate
-and no date, and believes nothing it reads; that is `teehouse_core.appraise.checks_tdx`.
+Source: Intel TDX DCAP Quoting Library API, appendix 3 "Quote format", and Intel SGX ECDSA Quote Library API for
+version 3; the field sizes stand beside each reader below. This module checks shape only: exact lengths, known type
+numbers, size limits. It verifies no signature, no certificate and no date, and believes nothing it reads; that is
+`teehouse_core.appraise.checks_tdx`. Where each field stands in the bytes is `teehouse_core.evidence.tdx_fields`.
 """
 
 from __future__ import annotations
@@ -14,19 +15,27 @@ from typing import Final
 from teehouse_core.errors import MalformedError
 
 __all__ = [
+    "CERT_TYPE_PEM_CHAIN",
+    "DESCRIPTOR_SIZE",
     "HEADER_SIZE",
     "MAX_AUTH_DATA",
     "MAX_CERTIFICATES",
     "MAX_QUOTE",
     "QE_REPORT_SIZE",
     "QE_VENDOR_INTEL",
+    "TD_REPORT_15_SIZE",
     "TD_REPORT_SIZE",
+    "VERSION_3",
+    "VERSION_4",
+    "VERSION_5",
     "QeReport",
     "QuoteHeader",
+    "SgxQuote",
     "SignatureData",
     "TdQuote",
     "TdReport",
     "encode_pem_bundle",
+    "parse_any_quote",
     "parse_quote",
 ]
 
@@ -35,14 +44,20 @@ MAX_AUTH_DATA: Final = 4096  # bytes; Intel's quoting enclave sends 32
 MAX_CERTIFICATES: Final = 32 * 1024  # bytes of PEM; three certificates are under 4 KiB
 
 HEADER_SIZE: Final = 48  # bytes
+DESCRIPTOR_SIZE: Final = 6  # bytes before the body of a version 5 quote: type u16, size u32
 TD_REPORT_SIZE: Final = 584  # bytes, TD report 1.0
+TD_REPORT_15_SIZE: Final = 648  # bytes, TD report 1.5: 1.0 with TEE_TCB_SVN_2 and MRSERVICETD behind it
 QE_REPORT_SIZE: Final = 384  # bytes, an SGX enclave report body
 SIGNATURE_SIZE: Final = 64  # bytes, raw r ‖ s over P-256
 KEY_SIZE: Final = 64  # bytes, raw x ‖ y over P-256
 
+VERSION_3: Final = 3
 VERSION_4: Final = 4
+VERSION_5: Final = 5
 KEY_TYPE_ECDSA_P256: Final = 2
+TEE_TYPE_SGX: Final = 0
 TEE_TYPE_TDX: Final = 0x81
+CERT_TYPES: Final = range(1, 6)  # 1 to 3 name the PCK certificate by PPID, 4 is the leaf alone, 5 a PEM chain
 CERT_TYPE_PEM_CHAIN: Final = 5
 CERT_TYPE_QE_REPORT: Final = 6
 QE_VENDOR_INTEL: Final = bytes.fromhex("939a7233f79c4ca9940a0db3957f0607")
@@ -61,9 +76,15 @@ class QuoteHeader:
     user_data: bytes
 
 
+_BODY_SIZES: Final = {1: QE_REPORT_SIZE, 2: TD_REPORT_SIZE, 3: TD_REPORT_15_SIZE}  # by type of a version 5 body
+
+
 @dataclass(frozen=True, slots=True)
 class TdReport:
-    """TD report 1.0, 584 bytes. Attributes and XFAM are little-endian on the wire and integers here."""
+    """TD report 1.0 (584 bytes) or 1.5 (648). Attributes and XFAM are little-endian on the wire and integers here.
+
+    The two last members are None in a report 1.0.
+    """
 
     tee_tcb_svn: bytes  # 16
     mr_seam: bytes  # 48
@@ -77,11 +98,14 @@ class TdReport:
     mr_owner_config: bytes  # 48
     rtmr: tuple[bytes, bytes, bytes, bytes]  # 48 each
     report_data: bytes  # 64
+    tee_tcb_svn2: bytes | None = None  # 16; the module that runs now, after an update that kept the TD alive
+    mr_service_td: bytes | None = None  # 48
 
     @classmethod
     def parse(cls, data: bytes) -> TdReport:
-        """Read exactly 584 bytes. Raises `MalformedError` for any other length."""
+        """Read exactly 584 or 648 bytes. Raises `MalformedError` for any other length."""
         r = _Reader(data)
+        later = len(data) == TD_REPORT_15_SIZE
         value = cls(
             tee_tcb_svn=r.take(16),
             mr_seam=r.take(48),
@@ -95,12 +119,14 @@ class TdReport:
             mr_owner_config=r.take(48),
             rtmr=(r.take(48), r.take(48), r.take(48), r.take(48)),
             report_data=r.take(64),
+            tee_tcb_svn2=r.take(16) if later else None,
+            mr_service_td=r.take(48) if later else None,
         )
         r.end("td-report")
         return value
 
     def encode(self) -> bytes:
-        """The 584 wire bytes; the inverse of `parse`."""
+        """The 584 or 648 wire bytes; the inverse of `parse`."""
         return b"".join(
             (
                 self.tee_tcb_svn,
@@ -115,13 +141,15 @@ class TdReport:
                 self.mr_owner_config,
                 *self.rtmr,
                 self.report_data,
+                self.tee_tcb_svn2 or b"",
+                self.mr_service_td or b"",
             )
         )
 
 
 @dataclass(frozen=True, slots=True)
 class QeReport:
-    """The quoting enclave's SGX report body, 384 bytes. `raw` is what the PCK key signed."""
+    """An SGX enclave's report body, 384 bytes: the quoting enclave's (the PCK key signs `raw`), or any other's."""
 
     raw: bytes
     cpu_svn: bytes  # 16
@@ -159,44 +187,100 @@ class SignatureData:
     qe_report: QeReport
     qe_signature: bytes  # 64, r ‖ s by the PCK leaf over the QE report
     qe_auth_data: bytes
-    pem_chain: bytes  # leaf first; not parsed here
+    cert_type: int  # 1 to 5
+    cert_data: bytes
+
+    @property
+    def pem_chain(self) -> bytes:
+        """The PCK chain, leaf first, not parsed here; empty when the quote only names its PCK certificate."""
+        return self.cert_data if self.cert_type == CERT_TYPE_PEM_CHAIN else b""
 
 
 @dataclass(frozen=True, slots=True)
 class TdQuote:
-    """One whole quote. `signed` is header ‖ report, the 632 bytes under `signature.signature`."""
+    """One whole TDX quote. `signed` is what `signature.signature` covers; `padding` counts the zero bytes after it."""
 
     raw: bytes
     header: QuoteHeader
     report: TdReport
     signature: SignatureData
+    body_end: int = HEADER_SIZE + TD_REPORT_SIZE
+    padding: int = 0
 
     @property
     def signed(self) -> bytes:
-        return self.raw[: HEADER_SIZE + TD_REPORT_SIZE]
+        return self.raw[: self.body_end]
 
 
-def parse_quote(data: bytes) -> TdQuote:
-    """Parse one TDX v4 quote with a PEM chain inside; every byte belongs to a field.
+@dataclass(frozen=True, slots=True)
+class SgxQuote:
+    """One whole SGX quote; as `TdQuote`, with an enclave's report."""
 
+    raw: bytes
+    header: QuoteHeader
+    report: QeReport
+    signature: SignatureData
+    body_end: int = HEADER_SIZE + QE_REPORT_SIZE
+    padding: int = 0
+
+    @property
+    def signed(self) -> bytes:
+        return self.raw[: self.body_end]
+
+
+def parse_quote(data: bytes, *, padding: bool = False) -> TdQuote:
+    """Parse one TDX quote of version 4 or 5; every byte belongs to a field.
+
+    With `padding`, zero bytes may follow it, as drivers that return their whole buffer leave them.
     Verifies nothing. Raises `MalformedError` (codes `quote-too-large`, `quote-truncated`, `quote-trailing-bytes`,
-    `quote-version`, `quote-key-type`, `quote-tee-type`, `quote-cert-type`, `quote-length`).
+    `quote-version`, `quote-key-type`, `quote-tee-type`, `quote-body-type`, `quote-cert-type`, `quote-length`).
     """
+    quote = _parse(data, padding, (TEE_TYPE_TDX,))
+    if not isinstance(quote, TdQuote):
+        raise MalformedError("not a TDX quote", code="quote-tee-type")
+    return quote
+
+
+def parse_any_quote(data: bytes, *, padding: bool = False) -> TdQuote | SgxQuote:
+    """As `parse_quote`, for SGX as well."""
+    return _parse(data, padding, (TEE_TYPE_SGX, TEE_TYPE_TDX))
+
+
+def _parse(data: bytes, padding: bool, tees: tuple[int, ...]) -> TdQuote | SgxQuote:
     if len(data) > MAX_QUOTE:
         raise MalformedError(f"quote is larger than {MAX_QUOTE} bytes", code="quote-too-large")
     r = _Reader(data)
     header = _header(_Reader(r.take(HEADER_SIZE)))
-    if header.version != VERSION_4:
-        hint = "only TDX quotes of version 4 are supported"
+    if header.version not in (VERSION_3, VERSION_4, VERSION_5):
+        hint = "TDX quotes of versions 4 and 5 and SGX quotes of versions 3 to 5 are supported"
         raise MalformedError(f"quote version {header.version}", code="quote-version", hint=hint)
     if header.key_type != KEY_TYPE_ECDSA_P256:
         raise MalformedError(f"attestation key type {header.key_type}", code="quote-key-type")
-    if header.tee_type != TEE_TYPE_TDX:
-        raise MalformedError(f"TEE type {header.tee_type:#x} is not TDX", code="quote-tee-type")
-    report = TdReport.parse(r.take(TD_REPORT_SIZE))
-    signature = _signature_data(_Reader(r.take(r.uint(4))))
+    if header.tee_type not in tees or (header.version == VERSION_3 and header.tee_type != TEE_TYPE_SGX):
+        raise MalformedError(
+            f"TEE type {header.tee_type:#x} is not {' or '.join(map(hex, tees))}", code="quote-tee-type"
+        )
+    body = r.take(_body_size(header, r))
+    body_end = r.at
+    signature = _signature_data(_Reader(r.take(r.uint(4))), header.version)
+    zeros = r.zeros() if padding else 0
     r.end("quote")
-    return TdQuote(data, header, report, signature)
+    if header.tee_type == TEE_TYPE_TDX:
+        return TdQuote(data, header, TdReport.parse(body), signature, body_end, zeros)
+    return SgxQuote(data, header, QeReport.parse(body), signature, body_end, zeros)
+
+
+def _body_size(header: QuoteHeader, r: _Reader) -> int:
+    tdx = header.tee_type == TEE_TYPE_TDX
+    if header.version != VERSION_5:
+        return TD_REPORT_SIZE if tdx else QE_REPORT_SIZE
+    kind, size = r.uint(2), r.uint(4)
+    if kind not in _BODY_SIZES or (kind != 1) != tdx:
+        hint = "SGX reports (1), TD reports 1.0 (2) and 1.5 (3) are supported"
+        raise MalformedError(f"quote body type {kind}", code="quote-body-type", hint=hint)
+    if size != _BODY_SIZES[kind]:
+        raise MalformedError(f"a body of type {kind} has {_BODY_SIZES[kind]} bytes, not {size}", code="quote-length")
+    return size
 
 
 def encode_pem_bundle(
@@ -208,7 +292,7 @@ def encode_pem_bundle(
     qe_auth_data: bytes,
     pem_chain: bytes,
 ) -> bytes:
-    """Assemble a v4 quote from its parts; the inverse of `parse_quote`, used by the simulated platform and by tests."""
+    """Assemble a quote of version 4 or 5 from its parts; the inverse of `parse_quote`, for simulation and tests."""
     certs = CERT_TYPE_PEM_CHAIN.to_bytes(2, "little") + len(pem_chain).to_bytes(4, "little") + pem_chain
     qe = qe_report + qe_signature + len(qe_auth_data).to_bytes(2, "little") + qe_auth_data + certs
     body = signature + attestation_key + CERT_TYPE_QE_REPORT.to_bytes(2, "little") + len(qe).to_bytes(4, "little") + qe
@@ -219,21 +303,23 @@ def _header(r: _Reader) -> QuoteHeader:
     return QuoteHeader(r.uint(2), r.uint(2), r.uint(4), r.uint(2), r.uint(2), r.take(16), r.take(20))
 
 
-def _signature_data(r: _Reader) -> SignatureData:
+def _signature_data(r: _Reader, version: int) -> SignatureData:
     signature, key = r.take(SIGNATURE_SIZE), r.take(KEY_SIZE)
-    if (kind := r.uint(2)) != CERT_TYPE_QE_REPORT:
-        raise MalformedError(f"certification data type {kind}, not 6", code="quote-cert-type")
-    qe = _Reader(r.take(r.uint(4)))
-    r.end("signature data")
+    qe = r
+    if version != VERSION_3:  # from version 4 on the QE's part is wrapped once more
+        if (kind := r.uint(2)) != CERT_TYPE_QE_REPORT:
+            raise MalformedError(f"certification data type {kind}, not 6", code="quote-cert-type")
+        qe = _Reader(r.take(r.uint(4)))
+        r.end("signature data")
     report = QeReport.parse(qe.take(QE_REPORT_SIZE))
     qe_signature = qe.take(SIGNATURE_SIZE)
     auth = qe.take(qe.uint(2, limit=MAX_AUTH_DATA))
-    if (kind := qe.uint(2)) != CERT_TYPE_PEM_CHAIN:
+    if (kind := qe.uint(2)) not in CERT_TYPES:
         hint = "the quote must carry its PCK certificate chain (type 5)"
-        raise MalformedError(f"certification data type {kind}, not 5", code="quote-cert-type", hint=hint)
-    chain = qe.take(qe.uint(4, limit=MAX_CERTIFICATES))
+        raise MalformedError(f"certification data type {kind}, not 1 to 5", code="quote-cert-type", hint=hint)
+    data = qe.take(qe.uint(4, limit=MAX_CERTIFICATES))
     qe.end("certification data")
-    return SignatureData(signature, key, report, qe_signature, auth, chain)
+    return SignatureData(signature, key, report, qe_signature, auth, kind, data)
 
 
 class _Reader:
@@ -258,6 +344,18 @@ class _Reader:
         if limit is not None and value > limit:
             raise MalformedError(f"length {value} is over {limit}", code="quote-length")
         return value
+
+    @property
+    def at(self) -> int:
+        return self._at
+
+    def zeros(self) -> int:
+        """Skip what is left if all of it is zero; how many bytes that was."""
+        left = self._data[self._at :]
+        if left.strip(b"\0"):
+            return 0
+        self._at = len(self._data)
+        return len(left)
 
     def end(self, what: str) -> None:
         if left := len(self._data) - self._at:
