@@ -93,12 +93,6 @@ class Cursor:
         self.at += size
         return inner
 
-    def note(self, index: int, value: str) -> None:
-        """Replace what the field taken `index` fields ago shows."""
-        if self._fields:
-            old = self._fields[-1 - index]
-            self._fields[-1 - index] = Field(old.path, old.start, old.end, value)
-
     def finish(self) -> None:
         """Every byte must have been read."""
         if self.left:

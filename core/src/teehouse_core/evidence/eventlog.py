@@ -330,7 +330,7 @@ def _dstack_digest(kind: int, name: str, payload: bytes) -> bytes:
 
 
 def _hex(value: Any) -> bytes:
-    if not isinstance(value, str) or len(value) > 2 * MAX_DATA or len(value) % 2 or not value.isalnum() and value:
+    if not isinstance(value, str) or len(value) > 2 * MAX_DATA or len(value) % 2 or (not value.isalnum() and value):
         raise MalformedError("a dstack event has a member that is not hex", code="eventlog-event")
     try:
         return bytes.fromhex(value)
