@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -30,11 +30,12 @@ from teehouse_core.appraise.policy_fields import (
     unknown,
     words,
 )
+from teehouse_core.appraise.policy_gpu import DeviceDemand, GpuPolicy, read_demands, read_gpu
 from teehouse_core.errors import LocalError
 from teehouse_core.wire import canonical
 from teehouse_core.wire.suites import DEFAULT_SUITE, HIGH_SUITE
 
-__all__ = ["ANY", "PRESETS", "REFERENCE_NAMES", "DeviceDemand", "Policy", "References"]
+__all__ = ["ANY", "PRESETS", "REFERENCE_NAMES", "DeviceDemand", "GpuPolicy", "Policy", "References"]
 
 ANY: Final = "*"
 PRESETS: Final = ("strict", "standard", "evaluate")
@@ -75,14 +76,6 @@ REFERENCE_NAMES: Final = tuple(f.name for f in dataclasses.fields(References))
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceDemand:
-    """At least `count` accepted devices of `kind` (`nvidia-gpu`, `nvidia-nvswitch`)."""
-
-    kind: str
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
 class Policy:
     """What evidence must satisfy. The defaults are those of `standard`; ages are seconds."""
 
@@ -102,6 +95,7 @@ class Policy:
     content_logging: tuple[str, ...] = ("none",)
     moderation: tuple[str, ...] = (ANY,)
     devices: tuple[DeviceDemand, ...] = ()
+    gpu: GpuPolicy = field(default_factory=GpuPolicy)
     suites: tuple[str, ...] = (DEFAULT_SUITE, HIGH_SUITE)
     machines: tuple[str, ...] = (ANY,)  # hex SHA-256 of the PPID
     max_evidence_age: int = 3600
@@ -172,7 +166,8 @@ class Policy:
             "egress": list(self.egress),
             "content_logging": list(self.content_logging),
             "moderation": list(self.moderation),
-            "devices": [{"kind": d.kind, "count": d.count} for d in self.devices],
+            "devices": [demand.to_json() for demand in self.devices],
+            "gpu": self.gpu.to_json(),
             "suites": list(self.suites),
             "machines": list(self.machines),
             "max_evidence_age": self.max_evidence_age,
@@ -228,21 +223,6 @@ def _references(name: str, item: Any, current: References) -> References:
     return table(name, item, current, {n: _reference(n) for n in REFERENCE_NAMES}, "reference value")
 
 
-def _devices(name: str, item: Any) -> tuple[DeviceDemand, ...]:
-    kinds = ("nvidia-gpu", "nvidia-nvswitch")
-    if not isinstance(item, list) or len(item) > len(kinds):
-        raise bad(name, "a list of {kind, count}")
-    demands = []
-    for demand in item:
-        ok = isinstance(demand, Mapping) and set(demand) == {"kind", "count"} and demand["kind"] in kinds
-        if not ok or type(demand["count"]) is not int or not 1 <= demand["count"] <= 64:
-            raise bad(name, f"a list of {{kind, count}}; kinds are {', '.join(kinds)}, count 1 to 64")
-        demands.append(DeviceDemand(demand["kind"], demand["count"]))
-    if len({d.kind for d in demands}) != len(demands):
-        raise bad(name, "a list with each kind once")
-    return tuple(demands)
-
-
 _READERS: Final[dict[str, Reader]] = {
     "name": printable,
     "platforms": words(),
@@ -258,7 +238,7 @@ _READERS: Final[dict[str, Reader]] = {
     "egress": words(),
     "content_logging": words(),
     "moderation": words(),
-    "devices": _devices,
+    "devices": read_demands,
     "suites": words(DEFAULT_SUITE, HIGH_SUITE),
     "machines": _machines,
     "max_evidence_age": count(1, DAY),
@@ -266,5 +246,5 @@ _READERS: Final[dict[str, Reader]] = {
     "freshness_required": flag,
 }
 
-_TABLES: Final[dict[str, Callable[[str, Any, Any], Any]]] = {"references": _references}
+_TABLES: Final[dict[str, Callable[[str, Any, Any], Any]]] = {"gpu": read_gpu, "references": _references}
 """Fields that are tables: they change the base's value member by member instead of replacing it."""
