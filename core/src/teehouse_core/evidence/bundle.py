@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from teehouse_core.errors import LocalError, MalformedError, TeehouseError
 from teehouse_core.evidence.collateral import IntelCollateral
 from teehouse_core.evidence.jsontext import b64_text, load_object, unb64_text
+from teehouse_core.evidence.nvidia_collateral import NvidiaCollateral
 from teehouse_core.evidence.replay import MAX_CONTENT, MAX_ENTRIES, WorkloadEntry, event_digest, valid_event
 from teehouse_core.wire import binding, canonical
 from teehouse_core.wire.keyset import Keyset
@@ -35,6 +36,7 @@ __all__ = [
     "Device",
     "PlatformReport",
     "build_bundle",
+    "device_entry",
     "log_entry",
 ]
 
@@ -44,6 +46,7 @@ MAX_REPORT: Final = 256 * 1024  # bytes; the largest kernel report blob is 32 Ki
 MAX_EVENT_LOG: Final = 4 * 1024 * 1024  # bytes; firmware reserves 64 KiB to 1 MiB
 MAX_CHECKPOINT: Final = 64 * 1024  # bytes of a signed ledger checkpoint with cosignatures
 MAX_CHAIN: Final = 64 * 1024  # bytes of one device's PEM chain
+MAX_CHAIN_CERTIFICATES: Final = 8  # a device chain has five, with its root
 MAX_DEVICES: Final = 64  # 8 GPUs and 4 switches are a full machine
 MAX_MEMBERS: Final = 256  # PROTOCOL §2
 MAX_AUX: Final = 32  # members of `aux`
@@ -70,19 +73,21 @@ class PlatformReport:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One device's evidence; `chain` is the DER of its certificates, leaf first, joined."""
+    """One device's evidence; `chain` is the DER of its `certificates`, leaf first, joined."""
 
     type: str
     arch: str
     report: bytes = field(repr=False)
     chain: bytes = field(repr=False)
+    certificates: tuple[x509.Certificate, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Collateral:
-    """Stapled endorsements by vendor; only Intel's are read in this version, other vendors' are named in `unread`."""
+    """Stapled endorsements by vendor; those of vendors that are not read are named in `unread`."""
 
     intel: IntelCollateral | None = None
+    nvidia: NvidiaCollateral | None = None
     unread: tuple[str, ...] = ()
 
 
@@ -152,8 +157,11 @@ def build_bundle(
     collateral: Mapping[str, Any],
     event_log: bytes | None = None,
     aux: Mapping[str, str] | None = None,
+    devices: Sequence[Mapping[str, str]] = (),
 ) -> bytes:
-    """Write the bundle of a node without devices. `keyset` is its canonical encoding, embedded unchanged in meaning.
+    """Write the bundle of a node. `keyset` is its canonical encoding, embedded unchanged in meaning.
+
+    `devices` are members as `device_entry` makes them, in the order that the devices digest has.
 
     Checks little: whoever reads it parses it. Raises `LocalError` when `keyset` is not JSON.
     """
@@ -172,7 +180,7 @@ def build_bundle(
         "keyset": document,
         "challenge": {"kind": challenge_kind, "value": b64_text(challenge_value)},
         "platform": platform,
-        "devices": [],
+        "devices": [dict(device) for device in devices],
         "workload_log": [dict(entry) for entry in workload_log],
         "collateral": dict(collateral),
     }
@@ -184,6 +192,11 @@ def log_entry(event: str, content: bytes) -> dict[str, str]:
     if len(content) > MAX_CONTENT:
         raise LocalError(f"content of {event} is over {MAX_CONTENT} bytes", code="log-content")
     return {"event": event, "digest": event_digest(event, content).hex(), "content": b64_text(content)}
+
+
+def device_entry(kind: str, arch: str, report: bytes, chain_pem: str) -> dict[str, str]:
+    """One `devices` member; `kind` is `nvidia-gpu` or `nvidia-nvswitch`, `chain_pem` leaf first."""
+    return {"type": kind, "arch": arch, "report": b64_text(report), "chain": chain_pem}
 
 
 def _challenge(value: Mapping[str, Any]) -> tuple[int, bytes]:
@@ -230,7 +243,9 @@ def _device(value: Any) -> Device:
         der = b"".join(c.public_bytes(Encoding.DER) for c in chain)
     except (ValueError, x509.InvalidVersion):
         raise MalformedError("device chain is not PEM", code="device-chain") from None
-    return Device(kind, _text(value, "arch"), _b64(value, "report", MAX_REPORT), der)
+    if not 1 <= len(chain) <= MAX_CHAIN_CERTIFICATES:
+        raise MalformedError(f"device chain has {len(chain)} certificates", code="device-chain")
+    return Device(kind, _text(value, "arch"), _b64(value, "report", MAX_REPORT), der, tuple(chain))
 
 
 def _entry(value: Any) -> WorkloadEntry:
@@ -248,7 +263,8 @@ def _entry(value: Any) -> WorkloadEntry:
 def _collateral(value: Mapping[str, Any]) -> Collateral:
     _members(value, {"intel", "amd", "nvidia"}, set(), "collateral")
     intel = IntelCollateral.parse(_object(value, "intel")) if "intel" in value else None
-    return Collateral(intel, tuple(sorted(set(value) - {"intel"})))
+    nvidia = NvidiaCollateral.parse(_object(value, "nvidia")) if "nvidia" in value else None
+    return Collateral(intel, nvidia, tuple(sorted(set(value) - {"intel", "nvidia"})))
 
 
 def _members(value: Mapping[str, Any], known: Set[str], required: Set[str], what: str) -> None:
