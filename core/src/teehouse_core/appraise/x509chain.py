@@ -21,12 +21,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from teehouse_core.errors import MalformedError
 
-__all__ = ["chain_end", "crl_problem", "link_problem", "load_pem_chain", "p256_from_raw", "verify_raw"]
+__all__ = ["chain_end", "crl_problem", "issued_by", "link_problem", "load_pem_chain", "p256_from_raw", "verify_raw"]
 
 MAX_CERTIFICATES: Final = 4  # leaf, intermediate, root; one to spare
 
 
-def load_pem_chain(pem: bytes) -> tuple[x509.Certificate, ...]:
+def load_pem_chain(pem: bytes, limit: int = MAX_CERTIFICATES) -> tuple[x509.Certificate, ...]:
     """Certificates of a PEM text, leaf first; one trailing zero byte is allowed, as Intel's quotes have it.
 
     Raises `MalformedError` (`certificate-chain`).
@@ -35,15 +35,23 @@ def load_pem_chain(pem: bytes) -> tuple[x509.Certificate, ...]:
         chain = tuple(x509.load_pem_x509_certificates(pem.removesuffix(b"\0")))
     except (ValueError, x509.InvalidVersion):
         raise MalformedError("certificate chain does not parse", code="certificate-chain") from None
-    if not 1 <= len(chain) <= MAX_CERTIFICATES:
+    if not 1 <= len(chain) <= limit:
         raise MalformedError(f"chain has {len(chain)} certificates", code="certificate-chain")
     return chain
 
 
-def link_problem(chain: Sequence[x509.Certificate], root: x509.Certificate, now: int, *, links: int) -> str | None:
+def link_problem(
+    chain: Sequence[x509.Certificate],
+    root: x509.Certificate,
+    now: int,
+    *,
+    links: int,
+    verified: set[tuple[bytes, bytes]] | None = None,
+) -> str | None:
     """Why `chain` (leaf first) does not lead to exactly `root` at `now` in `links` signatures, or None when it does.
 
-    The chain may end with the root itself, byte for byte. Revocation is not checked here.
+    The chain may end with the root itself, byte for byte. Revocation is not checked here. `verified` remembers links
+    (DER of child and issuer) whose signature was found good, for chains of one appraisal that share certificates.
     """
     if chain[-1].public_bytes(Encoding.DER) == root.public_bytes(Encoding.DER):
         chain = chain[:-1]
@@ -56,9 +64,7 @@ def link_problem(chain: Sequence[x509.Certificate], root: x509.Certificate, now:
     for below, (child, issuer) in enumerate(pairwise(path)):
         if problem := _issuer_problem(issuer, below):
             return problem
-        try:
-            child.verify_directly_issued_by(issuer)
-        except (InvalidSignature, ValueError, TypeError):
+        if not issued_by(child, issuer, verified):
             return f"certificate {below} is not signed by the one above it"
     for certificate in path:
         if not certificate.not_valid_before_utc <= at < certificate.not_valid_after_utc:
@@ -66,6 +72,22 @@ def link_problem(chain: Sequence[x509.Certificate], root: x509.Certificate, now:
     if _is_ca(chain[0]):
         return "the leaf is a CA"
     return None
+
+
+def issued_by(
+    child: x509.Certificate, issuer: x509.Certificate, verified: set[tuple[bytes, bytes]] | None = None
+) -> bool:
+    """Whether `issuer`'s name and key signed `child`, and nothing else; `verified` as in `link_problem`."""
+    link = (child.public_bytes(Encoding.DER), issuer.public_bytes(Encoding.DER))
+    if verified is not None and link in verified:
+        return True
+    try:
+        child.verify_directly_issued_by(issuer)
+    except (InvalidSignature, ValueError, TypeError):
+        return False
+    if verified is not None:
+        verified.add(link)
+    return True
 
 
 def chain_end(chain: Sequence[x509.Certificate]) -> int:
