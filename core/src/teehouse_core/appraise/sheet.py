@@ -68,8 +68,12 @@ class Sheet:
         *,
         required: bool | None = None,
         needs: tuple[object, ...] = (),
+        failure_refuses: bool = False,
     ) -> bool:
-        """Make one check and write it down; True when it passed. A None among `needs` skips it."""
+        """Make one check and write it down; True when it passed. A None among `needs` skips it.
+
+        With `failure_refuses`, a check that need not be made still refuses when it was made and failed.
+        """
         if any(need is None for need in needs):
             return self.write(check_id, skipped("what this check needs did not parse or is missing"), required)
         try:
@@ -78,7 +82,7 @@ class Sheet:
             outcome = failed(f"{error.message} ({error.code})")
         except Exception:
             outcome = failed("the bytes this check reads are malformed")
-        return self.write(check_id, outcome, required)
+        return self.write(check_id, outcome, required or (failure_refuses and outcome.state == "failed"))
 
     def write(self, check_id: str, outcome: Outcome, required: bool | None = None) -> bool:
         spec = CATALOGUE[check_id]
@@ -100,6 +104,10 @@ class Sheet:
     def state(self, check_id: str) -> State | None:
         check = self._checks.get(check_id)
         return None if check is None else check.state
+
+    def refusing(self) -> tuple[Check, ...]:
+        """The checks made so far that refuse, in the order they were made."""
+        return tuple(check for check in self._checks.values() if check.refuses)
 
     def finish(self, applies: Collection[str] | None = None, *, only: bool = False) -> tuple[Check, ...]:
         """Every id of the catalogue, in its order. One that nobody made is skipped, or not applicable when it is

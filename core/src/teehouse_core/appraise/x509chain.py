@@ -21,7 +21,16 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from teehouse_core.errors import MalformedError
 
-__all__ = ["chain_end", "crl_problem", "issued_by", "link_problem", "load_pem_chain", "p256_from_raw", "verify_raw"]
+__all__ = [
+    "chain_end",
+    "crl_problem",
+    "issued_by",
+    "link_problem",
+    "load_pem_chain",
+    "p256_from_raw",
+    "verify_raw",
+    "verify_raw_p384",
+]
 
 MAX_CERTIFICATES: Final = 4  # leaf, intermediate, root; one to spare
 
@@ -130,6 +139,20 @@ def verify_raw(key: object, signature: bytes, data: bytes) -> bool:
     r, s = int.from_bytes(signature[:half], "big"), int.from_bytes(signature[half:], "big")
     try:
         key.verify(encode_dss_signature(r, s), data, ec.ECDSA(hashes.SHA256()))
+    except InvalidSignature:
+        return False
+    return True
+
+
+def verify_raw_p384(key: object, signature: bytes, data: bytes) -> bool:
+    """Whether r ‖ s (96 bytes) is an ECDSA P-384 SHA-384 signature of `data` by `key`; False for any other key."""
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
+        return False
+    if len(signature) != 96:
+        return False
+    r, s = int.from_bytes(signature[:48], "big"), int.from_bytes(signature[48:], "big")
+    try:
+        key.verify(encode_dss_signature(r, s), data, ec.ECDSA(hashes.SHA384()))
     except InvalidSignature:
         return False
     return True
