@@ -25,6 +25,9 @@ _QUOTE = "Intel TDX DCAP Quoting Library API, appendix 3"
 _PCS = "Intel PCS API v4"
 _PCK = "Intel SGX PCK Certificate and CRL Profile"
 _MODULE = "Intel TDX Module ABI"
+_TPM = "TPM 2.0 Library, parts 2 and 3"
+_PFP = "TCG PC Client Platform Firmware Profile §10"
+_VTPM = "ATTESTATION §3.4"
 _PROTOCOL = "PROTOCOL §2"
 _EVIDENCE = "EVIDENCE §2"
 
@@ -58,6 +61,25 @@ CATALOGUE: Final[dict[str, CheckSpec]] = {
     "tdx.reference.rtmr1": CheckSpec("firmware", "TD report", _EVIDENCE, required=False),
     "tdx.reference.rtmr2": CheckSpec("firmware", "TD report", _EVIDENCE, required=False),
     "tdx.reference.rtmr3": CheckSpec("firmware", "TD report", _EVIDENCE, required=False),
+    "tpm.quote.format": CheckSpec("quote", "TPM quote", _TPM),
+    "tpm.quote.signature": CheckSpec("quote", "TPM quote, signature", _TPM),
+    "tpm.quote.nonce": CheckSpec("quote", "TPM quote", _TPM),
+    "tpm.quote.selection": CheckSpec("quote", "TPM quote", _TPM),
+    "tpm.quote.pcr-digest": CheckSpec("quote", "TPM quote, register values", _TPM),
+    "tpm.ak.attributes": CheckSpec("silicon", "TPM public area", _TPM),
+    "tpm.ak.chain": CheckSpec("silicon", "attestation key certificates", _VTPM),
+    "tpm.ak.revocation": CheckSpec("silicon", "CRLs", _VTPM, required=False),
+    "tpm.ak.trust": CheckSpec("silicon", "attestation key", _VTPM),
+    "hcl.format": CheckSpec("quote", "HCL report", _VTPM),
+    "hcl.runtime-data": CheckSpec("quote", "HCL report, chip report", _VTPM),
+    "tpm.log.format": CheckSpec("firmware", "event log", _PFP),
+    "tpm.log.digests": CheckSpec("firmware", "event log", _PFP),
+    "tpm.log.replay": CheckSpec("firmware", "event log, register values", _PFP),
+    "tpm.log.secure-boot": CheckSpec("firmware", "event log", _PFP, required=False),
+    "tpm.reference.pcrs": CheckSpec("firmware", "register values", _EVIDENCE, required=False),
+    "eventlog.format": CheckSpec("firmware", "event log", _PFP),
+    "eventlog.digests": CheckSpec("firmware", "event log", _PFP),
+    "eventlog.replay": CheckSpec("firmware", "event log, registers", "ATTESTATION §3.1"),
     "workload.log.digests": CheckSpec("workload", "workload_log", "spec 03 §3"),
     "workload.log.replay": CheckSpec("workload", "workload_log, RTMR3", "spec 03 §3"),
     "workload.log.events": CheckSpec("workload", "workload_log", "spec 03 §3"),

@@ -35,5 +35,13 @@ _INTEL: Final = COMMON | {
     "tdx.td.debug",
 }
 
-FLOOR: Final[Mapping[str, frozenset[str]]] = {"tdx": _INTEL, "simulated": _INTEL}
+_TPM: Final = frozenset({"tpm.quote.format", "tpm.quote.signature", "tpm.quote.pcr-digest", "tpm.ak.trust"})
+_HCL: Final = _TPM | {"hcl.format", "hcl.runtime-data"}
+
+FLOOR: Final[Mapping[str, frozenset[str]]] = {
+    "tdx": _INTEL,
+    "simulated": _INTEL,
+    "tpm": COMMON | _TPM,
+    "az-tdx-vtpm": _INTEL | _HCL,
+}
 """Its keys are the platform types that this version can appraise; `technologies.TECHNOLOGIES` has the same keys."""

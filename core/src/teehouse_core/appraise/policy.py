@@ -31,6 +31,7 @@ from teehouse_core.appraise.policy_fields import (
     words,
 )
 from teehouse_core.appraise.policy_gpu import DeviceDemand, GpuPolicy, read_demands, read_gpu
+from teehouse_core.appraise.policy_tpm import TpmPolicy, read_tpm
 from teehouse_core.errors import LocalError
 from teehouse_core.wire import canonical
 from teehouse_core.wire.suites import DEFAULT_SUITE, HIGH_SUITE
@@ -96,6 +97,7 @@ class Policy:
     moderation: tuple[str, ...] = (ANY,)
     devices: tuple[DeviceDemand, ...] = ()
     gpu: GpuPolicy = field(default_factory=GpuPolicy)
+    tpm: TpmPolicy = field(default_factory=TpmPolicy)
     suites: tuple[str, ...] = (DEFAULT_SUITE, HIGH_SUITE)
     machines: tuple[str, ...] = (ANY,)  # hex SHA-256 of the PPID
     max_evidence_age: int = 3600
@@ -108,7 +110,13 @@ class Policy:
         if name == "standard":
             return cls()
         if name == "evaluate":
-            return cls(name="evaluate", platforms=("tdx", "simulated"), simulated_allowed=True, required_references=())
+            return cls(
+                name="evaluate",
+                platforms=("tdx", "simulated"),
+                simulated_allowed=True,
+                required_references=(),
+                tpm=TpmPolicy(references_required=False),
+            )
         if name == "strict":
             return cls(
                 name="strict",
@@ -168,6 +176,7 @@ class Policy:
             "moderation": list(self.moderation),
             "devices": [demand.to_json() for demand in self.devices],
             "gpu": self.gpu.to_json(),
+            "tpm": self.tpm.to_json(),
             "suites": list(self.suites),
             "machines": list(self.machines),
             "max_evidence_age": self.max_evidence_age,
@@ -246,5 +255,5 @@ _READERS: Final[dict[str, Reader]] = {
     "freshness_required": flag,
 }
 
-_TABLES: Final[dict[str, Callable[[str, Any, Any], Any]]] = {"gpu": read_gpu, "references": _references}
+_TABLES: Final[dict[str, Callable[[str, Any, Any], Any]]] = {"gpu": read_gpu, "references": _references, "tpm": read_tpm}
 """Fields that are tables: they change the base's value member by member instead of replacing it."""
