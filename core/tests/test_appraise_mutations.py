@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from teehouse_core.appraise import checks_tdx
+from teehouse_core.appraise import checks_tdx_tcb
 from teehouse_core.appraise.appraise import appraise
 from teehouse_core.appraise.catalogue import CATALOGUE
 from teehouse_core.appraise.checks_binding import _kids
@@ -58,7 +58,8 @@ LOG = (
     ("moderation", b"none"),
 )
 EVALUATE = Policy.preset("evaluate")
-DCAP = {"tdx.dcap", "tdx.tcb.status", "tdx.tcb.advisories"}
+NO_STATUS = {"tdx.tcb.status", "tdx.tcb.advisories"}
+NO_LEVEL = NO_STATUS | {"tdx.tcb.level"}
 DCAP_INPUT = {"tdx.qe.identity", "tdx.collateral.dates", "tdx.collateral.age", "tdx.collateral.evaluation"}
 
 
@@ -258,6 +259,10 @@ def text(name: str, change: Callable[[dict[str, Any]], None], signed: bool = Tru
     return lambda: Forge(collateral=apply)
 
 
+def signed_text(name: str, change: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, str]], None]:
+    return text(name, change)().collateral
+
+
 def td(**changes: Any) -> Callable[[], Forge]:
     return lambda: Forge(report=lambda r: replace(r, **changes))
 
@@ -310,12 +315,21 @@ LOG_READ = {f"binding.{e.replace('_', '-')}" for e, _ in LOG}
 REPORT_READ = {"binding.report-data", "workload.log.replay"} | {
     f"tdx.td.{name}" for name in ("debug", "attributes", "xfam", "seam")
 }
+BODY_GONE = {
+    "tdx.dcap",
+    "tdx.module.identity",
+    "tdx.module.level",
+    "tdx.module.running",
+    "tdx.qe.level",
+    "tdx.td.service",
+}
 QUOTE_GONE = (
     {"tdx.quote.format", "tdx.quote.vendor", "tdx.quote.signature", "tdx.quote.attestation-key"}
     | {"tdx.qe.identity"}
     | PCK_GONE
-    | DCAP
     | REPORT_READ
+    | NO_LEVEL
+    | BODY_GONE
 )
 COLLATERAL_GONE = {
     "tdx.qe.identity",
@@ -326,55 +340,69 @@ COLLATERAL_GONE = {
     "tdx.collateral.age",
     "tdx.collateral.evaluation",
     "tdx.tcb.fmspc",
-} | DCAP
+    "tdx.dcap",
+    "tdx.module.identity",
+    "tdx.module.level",
+    "tdx.qe.level",
+} | NO_LEVEL
 
 CASES = [
     Case("quote cut short", QUOTE_GONE, lambda: Forge(cut=-1)),
     Case("quote of version 5", QUOTE_GONE, lambda: Forge(header=lambda h: b"\x05" + h[1:])),
-    Case("quote of another vendor", {"tdx.quote.vendor"} | DCAP, lambda: Forge(header=lambda h: flip(h, 12))),
-    Case("quote signature of another report", {"tdx.quote.signature"} | DCAP, lambda: Forge(quote={"signature": good_signature()})),
-    Case("attestation key not vouched for", {"tdx.quote.attestation-key"} | DCAP, other_attestation_key),
-    Case("attestation key off the curve", {"tdx.quote.signature", "tdx.quote.attestation-key"} | DCAP, lambda: Forge(quote={"attestation_key": bytes(64)})),
-    Case("auth data changed", {"tdx.quote.attestation-key"} | DCAP, lambda: Forge(quote={"qe_auth_data": b"x"})),
-    Case("QE report changed", {"tdx.qe.signature"} | DCAP, qe(lambda r: flip(r, 0), signed=False)),
-    Case("QE of another signer", {"tdx.qe.identity"} | DCAP, qe(lambda r: flip(r, 128))),
-    Case("QE in debug mode", {"tdx.qe.identity"} | DCAP, qe(lambda r: r[:48] + bytes([r[48] | 2]) + r[49:])),
-    Case("PCK leaf signed by a stranger", {"tdx.pck.chain"} | DCAP, lambda: leaf(ec.generate_private_key(ec.SECP256R1()))),
-    Case("PCK leaf not yet valid", {"tdx.pck.chain"} | DCAP, lambda: leaf(now=NOW + 10 * 86400)),
-    Case("PCK leaf without SGX extension", {"tdx.pck.chain", "tdx.tcb.fmspc", "policy.machine"} | DCAP, lambda: leaf(sgx=False)),
-    Case("PCK chain without its CA", {"tdx.pck.chain", "tdx.pck.revocation"} | DCAP, lambda: Forge(quote={"pem_chain": MACHINE._pki.chain.split(b"-----BEGIN", 2)[0] + b"-----BEGIN" + MACHINE._pki.chain.split(b"-----BEGIN")[1]})),
-    Case("PCK chain is no PEM", PCK_GONE | DCAP, lambda: Forge(quote={"pem_chain": b"no certificates"})),
-    Case("PCK leaf of an unknown version", PCK_GONE | DCAP, lambda: Forge(quote={"pem_chain": version_9()})),
-    Case("PCK leaf with an extension twice", {"tdx.tcb.fmspc", "policy.machine", "tdx.pck.chain"} | DCAP, lambda: Forge(quote={"pem_chain": twice()})),
-    Case("PCK leaf revoked", {"tdx.pck.revocation"} | DCAP, lambda: crl("pck_crl", revoke=x509.load_pem_x509_certificate(MACHINE._pki.chain))),
-    Case("PCK CA revoked", {"tdx.pck.revocation"} | DCAP, lambda: crl("root_ca_crl", revoke=MACHINE._pki.ca)),
-    Case("TCB signer revoked", {"tdx.pck.revocation"} | DCAP, lambda: crl("root_ca_crl", revoke=MACHINE._pki.tcb)),
-    Case("PCK CRL over", {"tdx.pck.revocation"} | DCAP, lambda: crl("pck_crl", until=NOW)),
-    Case("root CRL by a stranger", {"tdx.pck.revocation"} | DCAP, lambda: crl("root_ca_crl", key=ec.generate_private_key(ec.SECP256R1()))),
-    Case("root CRL garbled", {"tdx.pck.revocation"} | DCAP, lambda: Forge(collateral=lambda c: c.update(root_ca_crl="00"))),
-    Case("CRLs exchanged", {"tdx.pck.revocation"} | DCAP, lambda: Forge(collateral=lambda c: c.update(root_ca_crl=c["pck_crl"]))),
+    Case("quote of another vendor", {"tdx.quote.vendor"}, lambda: Forge(header=lambda h: flip(h, 12))),
+    Case("quote signature of another report", {"tdx.quote.signature"}, lambda: Forge(quote={"signature": good_signature()})),
+    Case("attestation key not vouched for", {"tdx.quote.attestation-key"}, other_attestation_key),
+    Case("attestation key off the curve", {"tdx.quote.signature", "tdx.quote.attestation-key"}, lambda: Forge(quote={"attestation_key": bytes(64)})),
+    Case("auth data changed", {"tdx.quote.attestation-key"}, lambda: Forge(quote={"qe_auth_data": b"x"})),
+    Case("QE report changed", {"tdx.qe.signature"}, qe(lambda r: flip(r, 0), signed=False)),
+    Case("QE of another signer", {"tdx.qe.identity"}, qe(lambda r: flip(r, 128))),
+    Case("QE in debug mode", {"tdx.qe.identity"}, qe(lambda r: r[:48] + bytes([r[48] | 2]) + r[49:])),
+    Case("PCK leaf signed by a stranger", {"tdx.pck.chain"}, lambda: leaf(ec.generate_private_key(ec.SECP256R1()))),
+    Case("PCK leaf not yet valid", {"tdx.pck.chain"}, lambda: leaf(now=NOW + 10 * 86400)),
+    Case("PCK leaf without SGX extension", {"tdx.pck.chain", "tdx.tcb.fmspc", "policy.machine"} | NO_LEVEL, lambda: leaf(sgx=False)),
+    Case("PCK chain without its CA", {"tdx.pck.chain", "tdx.pck.revocation"}, lambda: Forge(quote={"pem_chain": MACHINE._pki.chain.split(b"-----BEGIN", 2)[0] + b"-----BEGIN" + MACHINE._pki.chain.split(b"-----BEGIN")[1]})),
+    Case("PCK chain is no PEM", PCK_GONE | NO_LEVEL, lambda: Forge(quote={"pem_chain": b"no certificates"})),
+    Case("PCK leaf of an unknown version", PCK_GONE | NO_LEVEL, lambda: Forge(quote={"pem_chain": version_9()})),
+    Case("PCK leaf with an extension twice", {"tdx.tcb.fmspc", "policy.machine", "tdx.pck.chain"} | NO_LEVEL, lambda: Forge(quote={"pem_chain": twice()})),
+    Case("PCK leaf revoked", {"tdx.pck.revocation"}, lambda: crl("pck_crl", revoke=x509.load_pem_x509_certificate(MACHINE._pki.chain))),
+    Case("PCK CA revoked", {"tdx.pck.revocation"}, lambda: crl("root_ca_crl", revoke=MACHINE._pki.ca)),
+    Case("TCB signer revoked", {"tdx.pck.revocation"}, lambda: crl("root_ca_crl", revoke=MACHINE._pki.tcb)),
+    Case("PCK CRL over", {"tdx.pck.revocation"}, lambda: crl("pck_crl", until=NOW)),
+    Case("root CRL by a stranger", {"tdx.pck.revocation"}, lambda: crl("root_ca_crl", key=ec.generate_private_key(ec.SECP256R1()))),
+    Case("root CRL garbled", {"tdx.pck.revocation"}, lambda: Forge(collateral=lambda c: c.update(root_ca_crl="00"))),
+    Case("CRLs exchanged", {"tdx.pck.revocation"}, lambda: Forge(collateral=lambda c: c.update(root_ca_crl=c["pck_crl"]))),
     Case("no collateral", COLLATERAL_GONE, edit(no_collateral)),
-    Case("TCB info changed", {"tdx.collateral.tcb-info"} | DCAP, text("tcb_info", lambda v: v.update(tcbType=1), signed=False)),
-    Case("TCB info for SGX", {"tdx.collateral.tcb-info"} | DCAP, text("tcb_info", lambda v: v.update(id="SGX"))),
-    Case("TCB info not parsing", {"tdx.collateral.tcb-info", "tdx.tcb.fmspc", "tdx.collateral.dates", "tdx.collateral.age", "tdx.collateral.evaluation"} | DCAP, text("tcb_info", lambda v: v.pop("fmspc"))),
+    Case("TCB info changed", {"tdx.collateral.tcb-info"}, text("tcb_info", lambda v: v.update(tcbType=1), signed=False)),
+    Case("TCB info for SGX", {"tdx.collateral.tcb-info"}, text("tcb_info", lambda v: v.update(id="SGX"))),
+    Case("TCB info not parsing", {"tdx.collateral.tcb-info", "tdx.tcb.fmspc", "tdx.collateral.dates", "tdx.collateral.age", "tdx.collateral.evaluation"}, text("tcb_info", lambda v: v.pop("fmspc"))),
     Case("TCB info signed by a PCK key", {"tdx.collateral.tcb-info"}, lambda: Forge(collateral=signed_by_pck)),
-    Case("QE identity changed", {"tdx.collateral.qe-identity"} | DCAP, text("qe_identity", lambda v: v.update(tcbLevels=[]), signed=False)),
-    Case("QE identity of the SGX QE", {"tdx.collateral.qe-identity"} | DCAP, text("qe_identity", lambda v: v.update(id="QE"))),
-    Case("QE identity not parsing", DCAP_INPUT | {"tdx.collateral.qe-identity"} | DCAP, text("qe_identity", lambda v: v.pop("mrsigner"))),
-    Case("QE identity not yet issued", {"tdx.collateral.dates"} | DCAP, text("qe_identity", lambda v: v.update(issueDate="2026-12-31T00:00:00Z"))),
-    Case("TCB info over", {"tdx.collateral.dates"} | DCAP, text("tcb_info", lambda v: v.update(nextUpdate="2026-09-01T00:00:00Z"))),
+    Case("QE identity changed", {"tdx.collateral.qe-identity", "tdx.qe.level"}, text("qe_identity", lambda v: v.update(tcbLevels=[]), signed=False)),
+    Case("QE identity of the SGX QE", {"tdx.collateral.qe-identity"}, text("qe_identity", lambda v: v.update(id="QE"))),
+    Case("QE identity not parsing", DCAP_INPUT | {"tdx.collateral.qe-identity"}, text("qe_identity", lambda v: v.pop("mrsigner"))),
+    Case("QE identity not yet issued", {"tdx.collateral.dates"}, text("qe_identity", lambda v: v.update(issueDate="2026-12-31T00:00:00Z"))),
+    Case("TCB info over", {"tdx.collateral.dates"}, text("tcb_info", lambda v: v.update(nextUpdate="2026-09-01T00:00:00Z"))),
     Case("collateral too old for the policy", {"tdx.collateral.age"}, policy=replace(EVALUATE, max_collateral_age=60)),
     Case("collateral of an earlier recovery", {"tdx.collateral.evaluation"}, policy=replace(EVALUATE, min_tcb_evaluation=2)),
-    Case("TCB info for other machines", {"tdx.tcb.fmspc"} | DCAP, text("tcb_info", lambda v: v.update(fmspc="00906EA10000"))),
+    Case("TCB info for other machines", {"tdx.tcb.fmspc"}, text("tcb_info", lambda v: v.update(fmspc="00906EA10000"))),
     Case("TCB out of date", {"tdx.tcb.status"}, level(tcbStatus="OutOfDate")),
     Case("TCB with an advisory", {"tdx.tcb.advisories"}, level(advisoryIDs=["INTEL-SA-00001"])),
-    Case("TCB revoked", DCAP, level(tcbStatus="Revoked")),
+    Case("TCB revoked", {"tdx.tcb.status"}, level(tcbStatus="Revoked")),
+    Case("machine below every level", {"tdx.tcb.level"}, text("tcb_info", lambda v: v["tcbLevels"][0]["tcb"].update(pcesvn=9))),
+    Case("TDX module below every level", {"tdx.module.level"}, text("tcb_info", lambda v: v["tdxModuleIdentities"][0]["tcbLevels"][0]["tcb"].update(isvsvn=9))),
+    Case("TDX module generation not listed", {"tdx.module.identity", "tdx.module.level"}, text("tcb_info", lambda v: v["tdxModuleIdentities"][0].update(id="TDX_07"))),
+    Case("QE below every level", {"tdx.qe.level"}, text("qe_identity", lambda v: v["tcbLevels"][0]["tcb"].update(isvsvn=9))),
+    Case("only the second verifier refuses", {"tdx.dcap"}, td(td_attributes=0), policy=replace(EVALUATE, td_attributes=0)),
+    Case("TDX module out of date", {"tdx.tcb.status"}, text("tcb_info", lambda v: v["tdxModuleIdentities"][0]["tcbLevels"][0].update(tcbStatus="OutOfDate"))),
+    Case("QE out of date", {"tdx.tcb.status"}, text("qe_identity", lambda v: v["tcbLevels"][0].update(tcbStatus="OutOfDate"))),
+    Case("QE revoked", {"tdx.tcb.status"}, text("qe_identity", lambda v: v["tcbLevels"][0].update(tcbStatus="Revoked"))),
+    Case("TDX module with attributes", {"tdx.td.seam"}, lambda: Forge(report=lambda r: replace(r, seam_attributes=1), collateral=signed_text("tcb_info", lambda v: v["tdxModuleIdentities"][0].update(attributesMask="00" * 8)))),
     Case("machine not listed", {"policy.machine"}, policy=replace(EVALUATE, machines=WRONG32)),
-    Case("debug TD", {"tdx.td.debug", "tdx.td.attributes"} | DCAP, td(td_attributes=0x10000001)),
+    Case("debug TD", {"tdx.td.debug"}, td(td_attributes=0x10000001)),
     Case("other TD attributes", {"tdx.td.attributes"}, td(td_attributes=0x50000000)),
     Case("processor feature not allowed", {"tdx.td.xfam"}, td(xfam=0x602E7 | 1 << 63)),
-    Case("TDX module not Intel's", {"tdx.td.seam"} | DCAP, td(mr_signer_seam=b"\1" * 48)),
+    Case("TDX module not Intel's", {"tdx.module.identity"}, td(mr_signer_seam=b"\1" * 48)),
     *(Case(f"{n} not referenced", {f"tdx.reference.{n}"}, policy=references(**{n: WRONG48})) for n in ("mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3")),
+    *(Case(f"{n} not referenced", {f"tdx.reference.{n.replace('_', '-')}"}, policy=references(**{n: ("11" * 48,)})) for n in ("mr_config_id", "mr_owner", "mr_owner_config")),
     *(Case(f"{n} not referenced", {f"workload.reference.{n.replace('_', '-')}"}, policy=references(**{n: WRONG32})) for n in ("image_sha256", "config_sha256", "weights_sha256", "release")),
     Case("references demanded, none listed", {"tdx.reference.mrtd", "workload.reference.release"}, policy=replace(EVALUATE, required_references=("mrtd", "release"))),
     Case("log content changed", {"workload.log.digests", "binding.release"}, edit(log_content)),
@@ -415,9 +443,9 @@ CASES = [
     Case("moderation not measured", {"binding.moderation"}, claims(capabilities=replace(CAPABILITIES, moderation="in-tee:x"))),
     Case("moderation not allowed", {"policy.moderation"}, policy=replace(EVALUATE, moderation=("in-tee:x",))),
     Case("devices demanded", {"policy.devices"}, policy=replace(EVALUATE, devices=(DeviceDemand("nvidia-gpu", 1),))),
-    Case("simulated relabelled as tdx", ROOT | DCAP, edit(relabel)),
+    Case("simulated relabelled as tdx", ROOT, edit(relabel)),
     Case("platform not accepted", {"policy.platform"}, policy=replace(EVALUATE, platforms=("tdx",))),
-    Case("simulated not allowed", {"policy.platform"} | ROOT | DCAP, policy=replace(EVALUATE, simulated_allowed=False)),
+    Case("simulated not allowed", {"policy.platform", "tdx.dcap"} | ROOT, policy=replace(EVALUATE, simulated_allowed=False)),
 ]  # fmt: skip
 
 
@@ -439,6 +467,7 @@ def test_case_fails_exactly(case: Case) -> None:
 
 def test_every_check_can_refuse() -> None:
     seen = {"policy.supported", "binding.kids", "release.statement"}  # their own tests are below
+    seen |= {"tdx.module.running", "tdx.td.service"}  # TD report 1.5: test_tdx_artifacts
     for case in CASES:
         seen |= case.failing
     assert seen == set(check_ids("simulated"))
@@ -489,9 +518,9 @@ def test_release_statement_is_named_unsupported() -> None:
 
 
 def test_without_dcap_nothing_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks_tdx, "dcap_qvl", None)
+    monkeypatch.setattr(checks_tdx_tcb, "dcap_qvl", None)
     verdict = Case("x", set()).verdict()
-    assert refusing(verdict) == DCAP
+    assert refusing(verdict) == {"tdx.dcap"}
     assert verdict.check("tdx.dcap").state == "skipped"
 
 
@@ -508,7 +537,7 @@ def test_panic_in_dcap_is_a_failed_check(monkeypatch: pytest.MonkeyPatch) -> Non
             def from_json(_: str) -> None:
                 return None
 
-    monkeypatch.setattr(checks_tdx, "dcap_qvl", Panicking)
+    monkeypatch.setattr(checks_tdx_tcb, "dcap_qvl", Panicking)
     assert Case("x", set()).verdict().check("tdx.dcap").state == "failed"
 
 
@@ -519,7 +548,7 @@ def test_interrupts_go_through_dcap(monkeypatch: pytest.MonkeyPatch) -> None:
             def from_json(_: str) -> None:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(checks_tdx, "dcap_qvl", Interrupted)
+    monkeypatch.setattr(checks_tdx_tcb, "dcap_qvl", Interrupted)
     with pytest.raises(KeyboardInterrupt):
         Case("x", set()).verdict()
 

@@ -30,6 +30,7 @@ _INTEL: Final = COMMON | {
     "tdx.qe.signature",
     "tdx.pck.chain",
     "tdx.pck.revocation",
+    "tdx.tcb.level",
     "tdx.dcap",
     "tdx.tcb.status",
     "tdx.td.debug",
@@ -38,9 +39,25 @@ _INTEL: Final = COMMON | {
 _TPM: Final = frozenset({"tpm.quote.format", "tpm.quote.signature", "tpm.quote.pcr-digest", "tpm.ak.trust"})
 _HCL: Final = _TPM | {"hcl.format", "hcl.runtime-data"}
 
+_AMD: Final = COMMON | {
+    "snp.report.format",
+    "snp.report.algorithm",
+    "snp.report.signature",
+    "snp.key.kind",
+    "snp.leaf.format",
+    "snp.leaf.tcb",
+    "snp.chain.signatures",
+    "snp.chain.dates",
+    "snp.product.match",
+    "snp.product.allowed",
+    "snp.guest.policy",
+    "snp.guest.debug",
+}
+
 FLOOR: Final[Mapping[str, frozenset[str]]] = {
     "tdx": _INTEL,
     "simulated": _INTEL,
+    "sev-snp": _AMD,
     "tpm": COMMON | _TPM,
     "az-tdx-vtpm": _INTEL | _HCL,
 }

@@ -31,12 +31,23 @@ from teehouse_core.appraise.policy_fields import (
     words,
 )
 from teehouse_core.appraise.policy_gpu import DeviceDemand, GpuPolicy, read_demands, read_gpu
+from teehouse_core.appraise.policy_snp import SnpPolicy, TcbMinimum, read_snp
 from teehouse_core.appraise.policy_tpm import TpmPolicy, read_tpm
 from teehouse_core.errors import LocalError
 from teehouse_core.wire import canonical
 from teehouse_core.wire.suites import DEFAULT_SUITE, HIGH_SUITE
 
-__all__ = ["ANY", "PRESETS", "REFERENCE_NAMES", "DeviceDemand", "GpuPolicy", "Policy", "References"]
+__all__ = [
+    "ANY",
+    "PRESETS",
+    "REFERENCE_NAMES",
+    "DeviceDemand",
+    "GpuPolicy",
+    "Policy",
+    "References",
+    "SnpPolicy",
+    "TcbMinimum",
+]
 
 ANY: Final = "*"
 PRESETS: Final = ("strict", "standard", "evaluate")
@@ -71,6 +82,11 @@ class References:
     config_sha256: tuple[str, ...] = ()
     weights_sha256: tuple[str, ...] = ()
     release: tuple[str, ...] = ()
+    mr_config_id: tuple[str, ...] = ()  # hex SHA-384-sized, as are the two below; what the host set for a TD
+    mr_owner: tuple[str, ...] = ()
+    mr_owner_config: tuple[str, ...] = ()
+    measurement: tuple[str, ...] = ()  # hex SHA-384, an SNP launch digest
+    host_data: tuple[str, ...] = ()  # hex, 32 bytes that the host set for an SNP guest
 
 
 REFERENCE_NAMES: Final = tuple(f.name for f in dataclasses.fields(References))
@@ -81,7 +97,7 @@ class Policy:
     """What evidence must satisfy. The defaults are those of `standard`; ages are seconds."""
 
     name: str = "standard"
-    platforms: tuple[str, ...] = ("tdx",)
+    platforms: tuple[str, ...] = ("tdx", "sev-snp")
     simulated_allowed: bool = False
     tcb_statuses: tuple[str, ...] = ("UpToDate",)
     advisories_allowed: tuple[str, ...] = ()
@@ -89,7 +105,7 @@ class Policy:
     td_attributes: int = TD_ATTRIBUTES
     xfam_allowed: int = XFAM_ALLOWED
     references: References = field(default_factory=References)
-    required_references: tuple[str, ...] = ("mrtd", "rtmr1", "rtmr2", "image_sha256", "weights_sha256")
+    required_references: tuple[str, ...] = ("mrtd", "rtmr1", "rtmr2", "measurement", "image_sha256", "weights_sha256")
     roles: tuple[str, ...] = ("node",)
     doors: tuple[str, ...] = ("aicc-v0.1", "aicc-jsc")
     egress: tuple[str, ...] = ("none",)
@@ -97,9 +113,10 @@ class Policy:
     moderation: tuple[str, ...] = (ANY,)
     devices: tuple[DeviceDemand, ...] = ()
     gpu: GpuPolicy = field(default_factory=GpuPolicy)
+    snp: SnpPolicy = field(default_factory=SnpPolicy)
     tpm: TpmPolicy = field(default_factory=TpmPolicy)
     suites: tuple[str, ...] = (DEFAULT_SUITE, HIGH_SUITE)
-    machines: tuple[str, ...] = (ANY,)  # hex SHA-256 of the PPID
+    machines: tuple[str, ...] = (ANY,)  # hex SHA-256 of the PPID or CHIP_ID
     max_evidence_age: int = 3600
     max_collateral_age: int = 30 * DAY
     freshness_required: bool = True
@@ -112,7 +129,7 @@ class Policy:
         if name == "evaluate":
             return cls(
                 name="evaluate",
-                platforms=("tdx", "simulated"),
+                platforms=("tdx", "sev-snp", "simulated"),
                 simulated_allowed=True,
                 required_references=(),
                 tpm=TpmPolicy(references_required=False),
@@ -120,7 +137,9 @@ class Policy:
         if name == "strict":
             return cls(
                 name="strict",
-                required_references=(*(n for n in REFERENCE_NAMES if n != "rtmr3"),),
+                required_references=(
+                    *(n for n in REFERENCE_NAMES if n not in ("rtmr3", "host_data") and not n.startswith("mr_")),
+                ),
                 doors=(),
                 devices=(DeviceDemand("nvidia-gpu", 1),),
                 max_evidence_age=600,
@@ -176,6 +195,7 @@ class Policy:
             "moderation": list(self.moderation),
             "devices": [demand.to_json() for demand in self.devices],
             "gpu": self.gpu.to_json(),
+            "snp": self.snp.to_json(),
             "tpm": self.tpm.to_json(),
             "suites": list(self.suites),
             "machines": list(self.machines),
@@ -219,13 +239,15 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _machines(name: str, item: Any) -> tuple[str, ...]:
-    return texts(name, item, 'lower-case hex SHA-256 of PPIDs, or "*"', lambda i: i == ANY or _SHA256.fullmatch(i))
+    return texts(
+        name, item, 'lower-case hex SHA-256 of PPIDs or CHIP_IDs, or "*"', lambda i: i == ANY or _SHA256.fullmatch(i)
+    )
 
 
 def _reference(name: str) -> Reader:
     if name == "release":
         return names("release names")
-    return digests(32 if name in ("image_sha256", "config_sha256", "weights_sha256") else 48)
+    return digests(32 if name in ("image_sha256", "config_sha256", "weights_sha256", "host_data") else 48)
 
 
 def _references(name: str, item: Any, current: References) -> References:
@@ -255,5 +277,10 @@ _READERS: Final[dict[str, Reader]] = {
     "freshness_required": flag,
 }
 
-_TABLES: Final[dict[str, Callable[[str, Any, Any], Any]]] = {"gpu": read_gpu, "references": _references, "tpm": read_tpm}
+_TABLES: Final[dict[str, Callable[[str, Any, Any], Any]]] = {
+    "gpu": read_gpu,
+    "references": _references,
+    "snp": read_snp,
+    "tpm": read_tpm,
+}
 """Fields that are tables: they change the base's value member by member instead of replacing it."""

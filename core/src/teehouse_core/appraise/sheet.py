@@ -101,6 +101,10 @@ class Sheet:
         )
         return outcome.state == "passed"
 
+    def check(self, check_id: str) -> Check | None:
+        """The check of that id, or None when it was not made yet."""
+        return self._checks.get(check_id)
+
     def state(self, check_id: str) -> State | None:
         check = self._checks.get(check_id)
         return None if check is None else check.state

@@ -8,6 +8,7 @@ the JSON texts are kept as the exact strings that were signed.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,15 @@ from typing import Any, Final
 from teehouse_core.errors import MalformedError
 from teehouse_core.evidence.jsontext import load_object
 
-__all__ = ["IntelCollateral", "QeIdentity", "TcbInfo", "parse_qe_identity", "parse_rfc3339", "parse_tcb_info"]
+__all__ = [
+    "IntelCollateral",
+    "QeIdentity",
+    "TcbInfo",
+    "load_signed_text",
+    "parse_qe_identity",
+    "parse_rfc3339",
+    "parse_tcb_info",
+]
 
 MAX_TEXT: Final = 256 * 1024  # bytes of one PEM chain or JSON text; genuine TCB info is under 8 KiB
 MAX_CRL: Final = 2 * 1024 * 1024  # bytes; Intel's platform CRL is 3 KiB today and grows with each recovery
@@ -108,9 +117,18 @@ class QeIdentity:
     evaluation_number: int
 
 
+@functools.lru_cache(maxsize=4)
+def load_signed_text(text: str) -> Mapping[str, Any]:
+    """A TCB info or QE identity as JSON, to be read only. Raises `MalformedError`.
+
+    One text is read several times in one appraisal, for its head and for its levels; the cache saves half the time.
+    """
+    return load_object(text.encode("utf-8"), limit=MAX_TEXT, what="a signed text")
+
+
 def parse_tcb_info(text: str) -> TcbInfo:
     """Read the head of a TCB info text. Raises `MalformedError`."""
-    v = load_object(text.encode("utf-8"), limit=MAX_TEXT, what="TCB info")
+    v = load_signed_text(text)
     return TcbInfo(
         id=_text(v, "id"),
         version=_int(v, "version"),
@@ -124,7 +142,7 @@ def parse_tcb_info(text: str) -> TcbInfo:
 
 def parse_qe_identity(text: str) -> QeIdentity:
     """Read a QE identity text without its levels. Raises `MalformedError`."""
-    v = load_object(text.encode("utf-8"), limit=MAX_TEXT, what="QE identity")
+    v = load_signed_text(text)
     return QeIdentity(
         id=_text(v, "id"),
         version=_int(v, "version"),
