@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`appraise`: bundle bytes, a policy and a time give a verdict. No clock, no I/O, no early stop.
 
-(1) parse the bundle, (2) the platform's own checks, (3) the workload, (4) the binding, (5) what the policy demands of
-capabilities, (6) every check of the catalogue is on the sheet, then the verdict. It does not decide what to do.
+(1) parse the bundle, (2) the platform's own checks, (3) the workload, (4) the binding, (5) the devices, (6) what the
+policy demands of capabilities, (7) every check of the catalogue is on the sheet, then the verdict. It does not decide
+what to do.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from teehouse_core.appraise.checks_binding import check_binding, check_capabilities, usable_keys
+from teehouse_core.appraise.checks_devices import DevicesFacts, check_devices
 from teehouse_core.appraise.checks_workload import check_workload
 from teehouse_core.appraise.facts import PlatformFacts
 from teehouse_core.appraise.policy import Policy
@@ -52,12 +54,13 @@ def appraise(
     register_name = technology.register_name if technology else "a register"
     measured = check_workload(sheet, bundle, facts.register, log_register, register_name, policy)  # (3)
     check_binding(sheet, bundle, facts.report_data, measured, policy, now, endpoint, nonce)  # (4)
-    check_capabilities(sheet, bundle, policy)  # (5)
-    checks = sheet.finish(check_ids(kind))  # (6)
+    devices = check_devices(sheet, bundle, policy, now)  # (5)
+    check_capabilities(sheet, bundle, policy)  # (6)
+    checks = sheet.finish(check_ids(kind))  # (7)
 
     fresh = sheet.state("challenge.nonce") == "passed"
     evidence_time = now if fresh else None  # the nonce did not exist earlier than the question that carried it
-    not_after = _not_after(bundle, policy, facts, now)
+    not_after = _not_after(bundle, policy, (*facts.ends, *devices.ends), now)
     proven = technology is not None and sheet.state(technology.chain_check) == "passed"
     tier: Tier = technology.tier if technology is not None and proven else "none"
     return Verdict(
@@ -67,7 +70,7 @@ def appraise(
         platform=kind,
         policy=policy.digest,
         at=now,
-        claims=_claims(bundle, policy, facts, checks, tier, evidence_time, not_after),
+        claims=_claims(bundle, policy, facts, devices, checks, tier, evidence_time, not_after),
         keyset=bundle.keyset,
         bundle_sha256=bundle.sha256,
         evidence_time=evidence_time,
@@ -75,16 +78,17 @@ def appraise(
     )
 
 
-def _not_after(bundle: Bundle, policy: Policy, facts: PlatformFacts, now: int) -> int:
+def _not_after(bundle: Bundle, policy: Policy, ends: tuple[int, ...], now: int) -> int:
     """The earliest end of keyset, sealing keys, collateral and the policy's ages; a single key ends by itself."""
     keys = [key.not_after for key in usable_keys(bundle.keyset, policy, now)]
-    return min(bundle.keyset.not_after, max(keys, default=now), now + policy.max_evidence_age, *facts.ends)
+    return min(bundle.keyset.not_after, max(keys, default=now), now + policy.max_evidence_age, *ends)
 
 
 def _claims(
     bundle: Bundle,
     policy: Policy,
     facts: PlatformFacts,
+    devices: DevicesFacts,
     checks: tuple[Check, ...],
     tier: Tier,
     evidence_time: int | None,
@@ -116,6 +120,7 @@ def _claims(
         "submods": {
             "cpu0": {"ear.status": _status(checks, ("silicon", "quote", "firmware"), tier), **facts.claims},
             "workload": {"ear.status": _status(checks, ("workload", "binding"), tier)},
+            **devices.submods,
         },
     }
     if evidence_time is not None:

@@ -53,7 +53,7 @@ def check_binding(
 
 
 def check_capabilities(sheet: Sheet, bundle: Bundle, policy: Policy) -> None:
-    """Make the checks of what the policy demands of capabilities and devices; `binding.…` says if they are measured."""
+    """Make the checks of what the policy demands of capabilities; `binding.…` says if they are measured."""
     claims = bundle.keyset.capabilities
     sheet.run("policy.doors", lambda: _doors(claims.doors, policy))
     hint = "the endpoint may send data elsewhere than the policy allows"
@@ -61,7 +61,6 @@ def check_capabilities(sheet: Sheet, bundle: Bundle, policy: Policy) -> None:
     hint = "the endpoint logs content in a way that the policy does not allow"
     sheet.run("policy.content-logging", lambda: one_of(claims.content_logging, policy.content_logging, hint))
     sheet.run("policy.moderation", lambda: _moderation(claims.moderation, policy))
-    sheet.write("policy.devices", _devices(bundle, policy))
     statement = skipped("release statements are not supported in this version") if bundle.has_release else None
     sheet.write("release.statement", statement or not_applicable("the bundle carries no release statement"))
 
@@ -184,14 +183,3 @@ def _moderation(moderation: str, policy: Policy) -> Outcome:
     if ANY in policy.moderation:
         return not_applicable(f"the policy allows any moderation; the keyset names {moderation}")
     return one_of(moderation, policy.moderation, "the endpoint moderates in a way that the policy does not allow")
-
-
-def _devices(bundle: Bundle, policy: Policy) -> Outcome:
-    # No device evidence is appraised in this version, so none counts towards what the policy demands.
-    claimed = " ".join(device.type for device in bundle.devices) or "none"
-    if policy.devices:
-        expected = " ".join(f"{demand.count} {demand.kind}" for demand in policy.devices)
-        return failed("the policy demands devices, and device evidence is not supported yet", claimed, expected)
-    if bundle.devices:
-        return not_applicable("device evidence is not supported in this version and the policy demands none")
-    return not_applicable("the policy demands no devices")

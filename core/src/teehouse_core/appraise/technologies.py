@@ -13,6 +13,7 @@ from typing import Final
 
 from teehouse_core.appraise.catalogue import CATALOGUE
 from teehouse_core.appraise.checks_hcl import check_az_tdx
+from teehouse_core.appraise.checks_snp import check_snp
 from teehouse_core.appraise.checks_tdx import check_tdx
 from teehouse_core.appraise.checks_tpm import check_tpm
 from teehouse_core.appraise.facts import PlatformFacts
@@ -20,12 +21,12 @@ from teehouse_core.appraise.policy import Policy
 from teehouse_core.appraise.sheet import Sheet
 from teehouse_core.appraise.verdict import Tier
 from teehouse_core.evidence.bundle import Bundle
-from teehouse_core.evidence.replay import replay
+from teehouse_core.evidence.replay import host_data, replay
 from teehouse_core.evidence.tpm import workload_register
 
 __all__ = ["SHARED", "TECHNOLOGIES", "UNSUPPORTED_HINT", "Technology", "check_ids"]
 
-SHARED: Final = frozenset({"policy", "workload", "release", "challenge", "binding"})
+SHARED: Final = frozenset({"policy", "workload", "release", "challenge", "binding", "gpu", "devices"})
 """First words of the check ids that are made for every platform type."""
 
 
@@ -46,6 +47,7 @@ class Technology:
 
 
 _TDX_WORDS: Final = frozenset({"tdx"})
+_SNP_WORDS: Final = frozenset({"snp"})
 _TPM_WORDS: Final = frozenset({"tpm"})
 _HCL_WORDS: Final = _TPM_WORDS | {"hcl"}
 _PCR: Final = "PCR 15"
@@ -53,6 +55,7 @@ _PCR: Final = "PCR 15"
 TECHNOLOGIES: Final[Mapping[str, Technology]] = {
     "tdx": Technology(check_tdx, _TDX_WORDS, "tdx.pck.chain", "hardware", "RTMR3", replay),
     "simulated": Technology(check_tdx, _TDX_WORDS, "tdx.pck.chain", "simulated", "RTMR3", replay),
+    "sev-snp": Technology(check_snp, _SNP_WORDS, "snp.chain.signatures", "hardware", "HOST_DATA", host_data),
     "tpm": Technology(check_tpm, _TPM_WORDS, "tpm.ak.trust", "vtpm", _PCR, workload_register),
     "az-tdx-vtpm": Technology(
         check_az_tdx, _TDX_WORDS | _HCL_WORDS, "tdx.pck.chain", "hardware", _PCR, workload_register
