@@ -90,6 +90,8 @@ class References:
 
 
 REFERENCE_NAMES: Final = tuple(f.name for f in dataclasses.fields(References))
+# The registers that the workload log replays to, which name one node's values, and what a TD's host set.
+_NOT_DEMANDED: Final = frozenset({"rtmr3", "host_data", "mr_config_id", "mr_owner", "mr_owner_config"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +242,7 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _machines(name: str, item: Any) -> tuple[str, ...]:
     return texts(
-        name, item, 'lower-case hex SHA-256 of PPIDs or CHIP_IDs, or "*"', lambda i: i == ANY or _SHA256.fullmatch(i)
+        name, item, 'hex SHA-256 of PPIDs or CHIP_IDs, or "*"', lambda i: i == ANY or _SHA256.fullmatch(i)
     )
 
 

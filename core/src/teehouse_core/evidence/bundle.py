@@ -18,6 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from teehouse_core.errors import LocalError, MalformedError, TeehouseError
+from teehouse_core.evidence.amd_collateral import AmdCollateral
 from teehouse_core.evidence.collateral import IntelCollateral
 from teehouse_core.evidence.jsontext import b64_text, load_object, unb64_text
 from teehouse_core.evidence.nvidia_collateral import NvidiaCollateral
@@ -84,11 +85,11 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Collateral:
-    """Stapled endorsements by vendor; those of vendors that are not read are named in `unread`."""
+    """Stapled endorsements by vendor."""
 
     intel: IntelCollateral | None = None
+    amd: AmdCollateral | None = None
     nvidia: NvidiaCollateral | None = None
-    unread: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +265,8 @@ def _collateral(value: Mapping[str, Any]) -> Collateral:
     _members(value, {"intel", "amd", "nvidia"}, set(), "collateral")
     intel = IntelCollateral.parse(_object(value, "intel")) if "intel" in value else None
     nvidia = NvidiaCollateral.parse(_object(value, "nvidia")) if "nvidia" in value else None
-    return Collateral(intel, nvidia, tuple(sorted(set(value) - {"intel", "nvidia"})))
+    amd = AmdCollateral.parse(_object(value, "amd")) if "amd" in value else None
+    return Collateral(intel, amd, nvidia)
 
 
 def _members(value: Mapping[str, Any], known: Set[str], required: Set[str], what: str) -> None:

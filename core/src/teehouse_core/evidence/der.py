@@ -11,7 +11,7 @@ from typing import Final
 
 from teehouse_core.errors import MalformedError
 
-__all__ = ["BOOLEAN", "ENUMERATED", "INTEGER", "OCTET_STRING", "OID", "SEQUENCE", "children", "oid_text"]
+__all__ = ["BOOLEAN", "ENUMERATED", "INTEGER", "OCTET_STRING", "OID", "SEQUENCE", "children", "elements", "oid_text"]
 
 BOOLEAN: Final = 0x01
 INTEGER: Final = 0x02
@@ -25,13 +25,18 @@ MAX_CHILDREN: Final = 64  # elements in one sequence; the SGX extension has at m
 
 def children(data: bytes) -> tuple[tuple[int, bytes], ...]:
     """Split `data` into its (tag, content) elements, consuming every byte. Raises `MalformedError` (`der`)."""
-    found: list[tuple[int, bytes]] = []
+    return tuple((tag, content) for tag, content, _ in elements(data))
+
+
+def elements(data: bytes) -> tuple[tuple[int, bytes, bytes], ...]:
+    """As `children`, each with its whole encoding too (tag, content, tag ‖ length ‖ content): what signatures cover."""
+    found: list[tuple[int, bytes, bytes]] = []
     at = 0
     while at < len(data):
         if len(found) == MAX_CHILDREN:
             raise MalformedError("too many elements in a DER sequence", code="der")
         tag, start, end = _head(data, at)
-        found.append((tag, data[start:end]))
+        found.append((tag, data[start:end], data[at:end]))
         at = end
     return tuple(found)
 

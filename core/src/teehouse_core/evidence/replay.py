@@ -25,6 +25,7 @@ __all__ = [
     "WorkloadEntry",
     "event_digest",
     "extend",
+    "host_data",
     "replay",
     "valid_event",
     "workload_events",
@@ -82,6 +83,15 @@ def replay(digests: Iterable[bytes], start: bytes = bytes(RTMR_SIZE)) -> bytes:
     for digest in digests:
         register = extend(register, digest)
     return register
+
+
+def host_data(digests: Iterable[bytes]) -> bytes:
+    """The 32 bytes of HOST_DATA that stand for a log: SHA-256(L("host-data") ‖ the register it replays to).
+
+    The host sets HOST_DATA once, at launch, before the guest runs; so the log must be known by then. The measured guest
+    compares its own log with it and serves nothing when they differ (spec 03 §3).
+    """
+    return hashlib.sha256(L("host-data") + replay(digests)).digest()
 
 
 def workload_events(

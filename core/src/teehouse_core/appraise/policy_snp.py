@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The part of an Appraisal Policy that speaks of SEV-SNP: the table `snp` of a policy file.
+
+A debug guest, reserved policy bits, an unsigned or unchained report: no field allows those. The defaults are those of
+every preset.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from teehouse_core.appraise.policy_fields import Reader, bad, bits, count, digests, flag, table, texts, words
+
+__all__ = ["PRODUCTS", "REFUSED_PRODUCTS", "SnpPolicy", "TcbMinimum", "read_snp"]
+
+PRODUCTS: Final = ("Milan", "Genoa", "Turin")  # as AMD's key distribution service names them
+REFUSED_PRODUCTS: Final[Mapping[str, str]] = {
+    "Milan": "BadFuse (arXiv 2605.12990): software alone reads the root of every key of a Milan chip, so its reports "
+    "can be forged at any TCB",
+}
+"""Why the defaults leave a product out, for the hint of `snp.product.allowed`."""
+
+_COMPONENTS: Final = ("fmc", "bootloader", "tee", "snp", "microcode")
+_ABI: Final = re.compile(r"(\d{1,3})\.(\d{1,3})")
+
+
+@dataclass(frozen=True, slots=True)
+class TcbMinimum:
+    """The lowest patch levels of one product, by component; 0 asks nothing. `fmc` matters on Turin only."""
+
+    product: str
+    fmc: int = 0
+    bootloader: int = 0
+    tee: int = 0
+    snp: int = 0
+    microcode: int = 0
+
+    @property
+    def parts(self) -> dict[str, int]:
+        return {name: getattr(self, name) for name in _COMPONENTS}
+
+
+@dataclass(frozen=True, slots=True)
+class SnpPolicy:
+    """What an SNP report must satisfy."""
+
+    products: tuple[str, ...] = ("Genoa", "Turin")
+    report_version_minimum: int = 3
+    alias_check_required: bool = True
+    tcb_minimum: tuple[TcbMinimum, ...] = ()
+    revocation: tuple[str, ...] = ("good",)  # "unknown" accepts evidence without a current revocation list
+    provisional_firmware_allowed: bool = False
+    migration_allowed: bool = False
+    smt_allowed: bool = True
+    vmpl: tuple[int, ...] = (0,)
+    abi_minimum: str = "0.0"
+    guest_svn_minimum: int = 0
+    id_key_digests: tuple[str, ...] = ()  # hex SHA-384; empty asks for no ID block
+    author_key_digests: tuple[str, ...] = ()  # hex SHA-384; empty asks for no author key
+    csp_ids: tuple[str, ...] = ()  # providers whose VLEK is good; empty refuses every VLEK
+    masked_chip_id_allowed: bool = False
+    launch_mitigations: int = 0  # bits that LAUNCH_MIT_VECTOR must have
+    current_mitigations: int = 0  # bits that CURRENT_MIT_VECTOR must have
+
+    @property
+    def abi(self) -> tuple[int, int]:
+        major, _, minor = self.abi_minimum.partition(".")
+        return int(major), int(minor)
+
+    def minimum(self, product: str) -> TcbMinimum | None:
+        """The floor of that product, None when the policy sets none."""
+        return next((m for m in self.tcb_minimum if m.product == product), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Every field, JSON-ready."""
+        return {
+            "products": list(self.products),
+            "report_version_minimum": self.report_version_minimum,
+            "alias_check_required": self.alias_check_required,
+            "tcb_minimum": [{"product": m.product, **m.parts} for m in self.tcb_minimum],
+            "revocation": list(self.revocation),
+            "provisional_firmware_allowed": self.provisional_firmware_allowed,
+            "migration_allowed": self.migration_allowed,
+            "smt_allowed": self.smt_allowed,
+            "vmpl": list(self.vmpl),
+            "abi_minimum": self.abi_minimum,
+            "guest_svn_minimum": self.guest_svn_minimum,
+            "id_key_digests": list(self.id_key_digests),
+            "author_key_digests": list(self.author_key_digests),
+            "csp_ids": list(self.csp_ids),
+            "masked_chip_id_allowed": self.masked_chip_id_allowed,
+            "launch_mitigations": f"0x{self.launch_mitigations:016x}",
+            "current_mitigations": f"0x{self.current_mitigations:016x}",
+        }
+
+
+def read_snp(name: str, item: Any, current: SnpPolicy) -> SnpPolicy:
+    """`current` changed by the members of `item`. Raises `LocalError` (`policy-field`, `policy-value`)."""
+    return table(name, item, current, _READERS)
+
+
+def _tcb_minimum(name: str, item: Any) -> tuple[TcbMinimum, ...]:
+    want = f"a list of {{product, {', '.join(_COMPONENTS)}}}, each product once, levels 0 to 255"
+    if not isinstance(item, list) or len(item) > len(PRODUCTS):
+        raise bad(name, want)
+    found = []
+    for entry in item:
+        ok = isinstance(entry, Mapping) and {"product"} <= set(entry) <= {"product", *_COMPONENTS}
+        if not ok or entry["product"] not in PRODUCTS:
+            raise bad(name, want)
+        levels = {part: level for part, level in entry.items() if part != "product"}
+        if not all(type(level) is int and 0 <= level <= 255 for level in levels.values()):
+            raise bad(name, want)
+        found.append(TcbMinimum(entry["product"], **levels))
+    if len({m.product for m in found}) != len(found):
+        raise bad(name, want)
+    return tuple(found)
+
+
+def _vmpl(name: str, item: Any) -> tuple[int, ...]:
+    ok = isinstance(item, list) and all(type(level) is int and 0 <= level <= 3 for level in item)
+    if not ok or len(set(item)) != len(item):
+        raise bad(name, "a list of privilege levels 0 to 3, each once")
+    return tuple(item)
+
+
+def _abi(name: str, item: Any) -> str:
+    match = _ABI.fullmatch(item) if isinstance(item, str) else None
+    if match is None or not all(int(part) <= 255 for part in match.groups()):
+        raise bad(name, 'a version as "1.55"')
+    return str(item)
+
+
+def _csp_ids(name: str, item: Any) -> tuple[str, ...]:
+    return texts(name, item, "the names in VLEK certificates", lambda i: 1 <= len(i) <= 128 and i.isprintable())
+
+
+_READERS: Final[dict[str, Reader]] = {
+    "products": words(*PRODUCTS),
+    "report_version_minimum": count(2, 5),
+    "alias_check_required": flag,
+    "tcb_minimum": _tcb_minimum,
+    "revocation": words("good", "unknown"),
+    "provisional_firmware_allowed": flag,
+    "migration_allowed": flag,
+    "smt_allowed": flag,
+    "vmpl": _vmpl,
+    "abi_minimum": _abi,
+    "guest_svn_minimum": count(0, 0xFFFF_FFFF),
+    "id_key_digests": digests(48),
+    "author_key_digests": digests(48),
+    "csp_ids": _csp_ids,
+    "masked_chip_id_allowed": flag,
+    "launch_mitigations": bits,
+    "current_mitigations": bits,
+}
