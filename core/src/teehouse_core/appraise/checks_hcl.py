@@ -12,6 +12,7 @@ import dataclasses
 import hmac
 from collections.abc import Callable
 
+from teehouse_core.appraise.checks_snp import check_snp
 from teehouse_core.appraise.checks_tdx import check_tdx
 from teehouse_core.appraise.checks_tpm import TpmFacts, aux_blob, bind, check_quote, tpm_evidence
 from teehouse_core.appraise.facts import PlatformFacts
@@ -21,7 +22,7 @@ from teehouse_core.errors import TeehouseError
 from teehouse_core.evidence.bundle import Bundle
 from teehouse_core.evidence.hcl import HclReport, parse_hcl
 
-__all__ = ["check_az_tdx", "hcl_format", "runtime_data"]
+__all__ = ["check_az_snp", "check_az_tdx", "hcl_format", "runtime_data"]
 
 TeeCheck = Callable[[Sheet, Bundle, Policy, int], PlatformFacts]
 
@@ -29,6 +30,11 @@ TeeCheck = Callable[[Sheet, Bundle, Policy, int], PlatformFacts]
 def check_az_tdx(sheet: Sheet, bundle: Bundle, policy: Policy, now: int) -> TpmFacts:
     """Every check of a bundle of type `az-tdx-vtpm`; the TD quote is `aux.td_quote`."""
     return _check(sheet, bundle, policy, now, "tdx", check_tdx)
+
+
+def check_az_snp(sheet: Sheet, bundle: Bundle, policy: Policy, now: int) -> TpmFacts:
+    """Every check of a bundle of type `az-snp-vtpm`; the SNP report is inside the HCL report."""
+    return _check(sheet, bundle, policy, now, "sev-snp", check_snp)
 
 
 def hcl_format(sheet: Sheet, raw: bytes | None, kind: str) -> HclReport | None:

@@ -21,9 +21,10 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from teehouse_core.appraise.facts import PlatformFacts
 from teehouse_core.appraise.policy import ANY, Policy
+from teehouse_core.appraise.revocation import RevocationPack
 from teehouse_core.appraise.roots_tpm import vtpm_roots_for
-from teehouse_core.appraise.sheet import Outcome, Sheet, equal, failed, not_applicable, one_of, passed, skipped
-from teehouse_core.appraise.x509chain import chain_end, crl_problem, link_problem
+from teehouse_core.appraise.sheet import Outcome, Sheet, failed, not_applicable, one_of, passed, skipped
+from teehouse_core.appraise.x509chain import chain_end, link_problem
 from teehouse_core.errors import MalformedError, TeehouseError
 from teehouse_core.evidence import tpm
 from teehouse_core.evidence.akcert import AkChain, parse_ak_chain
@@ -53,6 +54,7 @@ class TpmEvidence:
     signature: bytes | None = None
     pcrs: bytes | None = None
     ak: bytes | None = None
+    spki: bytes | None = None  # the key without its public area, PEM or DER
     chain: bytes | None = None
     event_log: bytes | None = None
     crls: tuple[bytes, ...] = ()
@@ -127,8 +129,7 @@ def check_quote(
     if in_bundle:
         sheet.write("tpm.quote.nonce", not_applicable("in a bundle this is binding.report-data"))
     elif extra_data is None:
-        hint = "no nonce was given, so the age of this quote is unknown; give the bytes that it should carry"
-        sheet.write("tpm.quote.nonce", skipped(hint, quote.extra_data if quote else ""))
+        sheet.write("tpm.quote.nonce", _no_nonce(quote, policy))
     else:
         sheet.run("tpm.quote.nonce", lambda: _nonce(facts, extra_data), needs=(quote,))
     sheet.run("tpm.quote.selection", lambda: _selection(facts, policy), needs=(quote,))
@@ -188,6 +189,8 @@ def _read(sheet: Sheet, evidence: TpmEvidence, facts: TpmFacts) -> None:
         facts.key = evidence.hcl_key
     elif facts.public is not None:
         facts.key = facts.public.key
+    elif evidence.spki is not None:
+        facts.key = _quietly(tpm.load_spki, evidence.spki)
     elif facts.chain is not None:
         key = facts.chain.certificates[0].public_key()
         facts.key = key if isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey) else None
@@ -215,6 +218,13 @@ def _signature(facts: TpmFacts) -> Outcome:
     if verify_signature(_have(facts.key), signature, quote.raw):
         return passed(claimed, "signature by the attestation key over the quote")
     return failed("the quote was changed after it was signed, or another key signed it", claimed)
+
+
+def _no_nonce(quote: tpm.TpmQuote | None, policy: Policy) -> Outcome:
+    shown = quote.extra_data.hex() if quote is not None else ""
+    if policy.freshness_required:
+        return skipped("supply the nonce that the quote should carry: the policy demands freshness", shown)
+    return not_applicable(f"nothing to compare with was given; the quote carries {shown}")
 
 
 def _nonce(facts: TpmFacts, extra_data: bytes) -> Outcome:
@@ -261,7 +271,7 @@ def _key_checks(sheet: Sheet, evidence: TpmEvidence, facts: TpmFacts, policy: Po
     else:
         chained = sheet.run("tpm.ak.chain", lambda: _chain(evidence, facts, now), needs=(facts.chain, facts.key))
         required = policy.tpm.revocation_required
-        run = lambda: _revocation(evidence, facts, now)  # noqa: E731
+        run = lambda: _revocation(evidence, facts, policy, now)  # noqa: E731
         sheet.run("tpm.ak.revocation", run, required=required, needs=(facts.chain,))
     sheet.run("tpm.ak.trust", lambda: _trust(evidence, facts, policy, chained), needs=(facts.key,))
 
@@ -325,23 +335,20 @@ def _leaf_problem(leaf: x509.Certificate) -> str | None:
     return None
 
 
-def _revocation(evidence: TpmEvidence, facts: TpmFacts, now: int) -> Outcome:
+def _revocation(evidence: TpmEvidence, facts: TpmFacts, policy: Policy, now: int) -> Outcome:
     """Good, revoked or unknown: each certificate below the root needs a current CRL of its issuer."""
     chain = list(_have(facts.chain).certificates)
-    roots = vtpm_roots_for(evidence.platform)
-    issuers = {c.subject: c for c in (*chain, *roots)}
-    crls = [x509.load_der_x509_crl(raw) for raw in evidence.crls]
-    unknown = []
-    for certificate in (c for c in chain if c not in roots):
-        issuer = issuers.get(certificate.issuer)
-        crl = next((one for one in crls if one.issuer == certificate.issuer), None)
-        if issuer is None or crl is None:
-            unknown.append(_name(certificate))
-        elif problem := crl_problem(crl, issuer, [certificate], now):
-            return failed(problem, _name(certificate))
-    if unknown:
-        return skipped("revocation unknown: no CRL was given", ", ".join(unknown), "a current CRL of each issuer")
-    return passed("good", "a current CRL of each issuer, listing none of the certificates")
+    path = chain + [
+        root for root in vtpm_roots_for(evidence.platform) if chain[-1].issuer == root.subject != chain[-1].subject
+    ]
+    status = RevocationPack((), evidence.crls, now, policy.max_collateral_age).chain(path)
+    if status.state == "unknown":
+        return skipped(f"revocation unknown: {status.detail}", status.state, "good")
+    if status.state != "good":
+        return failed("a certificate of the attestation key is revoked", f"{status.state}: {status.detail}", "good")
+    if status.end is not None:
+        facts.ends.append(status.end)
+    return passed(f"good: {status.detail}", "good")
 
 
 def _trust(evidence: TpmEvidence, facts: TpmFacts, policy: Policy, chained: bool) -> Outcome:
@@ -413,8 +420,8 @@ def _references(facts: TpmFacts, policy: Policy) -> Outcome:
     values = facts.pcrs.get("sha256", {})
     allowed: dict[int, list[str]] = {}
     for reference in policy.tpm.references:
-        index, _, value = reference.partition("=")
-        allowed.setdefault(int(index), []).append(value)
+        number, _, value = reference.partition("=")
+        allowed.setdefault(int(number), []).append(value)
     for index, wanted in sorted(allowed.items()):
         claimed = values[index].hex() if index in values else "not quoted"
         if claimed not in wanted:

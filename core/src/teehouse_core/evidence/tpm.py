@@ -14,7 +14,12 @@ from typing import Any, Final
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_der_public_key,
+    load_pem_public_key,
+)
 
 from teehouse_core.errors import MalformedError
 from teehouse_core.evidence.cursor import Cursor
@@ -31,6 +36,7 @@ __all__ = [
     "TpmSignature",
     "encode_pcrs",
     "fields",
+    "load_spki",
     "parse_pcrs",
     "parse_public",
     "parse_quote",
@@ -209,6 +215,17 @@ def workload_register(digests: Iterable[bytes]) -> bytes:
 def spki_sha256(key: PublicKey) -> str:
     """Hex SHA-256 of the key's SubjectPublicKeyInfo: how policies name an attestation key."""
     return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+
+
+def load_spki(raw: bytes) -> PublicKey:
+    """A public key in PEM or DER. Raises `MalformedError` (`tpm-public-key`) for anything but RSA and EC."""
+    try:
+        key = load_pem_public_key(raw) if raw.startswith(b"-----") else load_der_public_key(raw)
+    except (ValueError, UnsupportedAlgorithm):
+        raise MalformedError("not a public key", code="tpm-public-key") from None
+    if not isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
+        raise MalformedError("neither an RSA nor an EC key", code="tpm-public-key")
+    return key
 
 
 def _quote(raw: bytes, found: list[Field] | None) -> TpmQuote:
