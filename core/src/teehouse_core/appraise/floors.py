@@ -59,6 +59,7 @@ FLOOR: Final[Mapping[str, frozenset[str]]] = {
     "simulated": _INTEL,
     "sev-snp": _AMD,
     "tpm": COMMON | _TPM,
+    "az-snp-vtpm": _AMD | _HCL,
     "az-tdx-vtpm": _INTEL | _HCL,
 }
 """Its keys are the platform types that this version can appraise; `technologies.TECHNOLOGIES` has the same keys."""

@@ -20,7 +20,7 @@ from typing import Final, Literal
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -188,7 +188,7 @@ class RevocationPack:
         if crl.issuer != issuer.subject:
             return None, None
         key = issuer.public_key()
-        if not isinstance(key, ec.EllipticCurvePublicKey) or not crl.is_signature_valid(key):
+        if not isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey) or not crl.is_signature_valid(key):
             return "its issuer's CRL has a wrong signature", None
         if problem := self._window_problem(crl.last_update_utc, crl.next_update_utc, "issuer's CRL"):
             return problem, None

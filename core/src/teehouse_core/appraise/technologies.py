@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from teehouse_core.appraise.catalogue import CATALOGUE
-from teehouse_core.appraise.checks_hcl import check_az_tdx
+from teehouse_core.appraise.checks_hcl import check_az_snp, check_az_tdx
 from teehouse_core.appraise.checks_snp import check_snp
 from teehouse_core.appraise.checks_tdx import check_tdx
 from teehouse_core.appraise.checks_tpm import check_tpm
@@ -57,6 +57,9 @@ TECHNOLOGIES: Final[Mapping[str, Technology]] = {
     "simulated": Technology(check_tdx, _TDX_WORDS, "tdx.pck.chain", "simulated", "RTMR3", replay),
     "sev-snp": Technology(check_snp, _SNP_WORDS, "snp.chain.signatures", "hardware", "HOST_DATA", host_data),
     "tpm": Technology(check_tpm, _TPM_WORDS, "tpm.ak.trust", "vtpm", _PCR, workload_register),
+    "az-snp-vtpm": Technology(
+        check_az_snp, _SNP_WORDS | _HCL_WORDS, "snp.chain.signatures", "hardware", _PCR, workload_register
+    ),
     "az-tdx-vtpm": Technology(
         check_az_tdx, _TDX_WORDS | _HCL_WORDS, "tdx.pck.chain", "hardware", _PCR, workload_register
     ),
