@@ -11,7 +11,18 @@ from typing import Final
 
 from teehouse_core.errors import MalformedError
 
-__all__ = ["BOOLEAN", "ENUMERATED", "INTEGER", "OCTET_STRING", "OID", "SEQUENCE", "children", "elements", "oid_text"]
+__all__ = [
+    "BOOLEAN",
+    "ENUMERATED",
+    "INTEGER",
+    "OCTET_STRING",
+    "OID",
+    "SEQUENCE",
+    "children",
+    "elements",
+    "head",
+    "oid_text",
+]
 
 BOOLEAN: Final = 0x01
 INTEGER: Final = 0x02
@@ -35,7 +46,7 @@ def elements(data: bytes) -> tuple[tuple[int, bytes, bytes], ...]:
     while at < len(data):
         if len(found) == MAX_CHILDREN:
             raise MalformedError("too many elements in a DER sequence", code="der")
-        tag, start, end = _head(data, at)
+        tag, start, end = head(data, at)
         found.append((tag, data[start:end], data[at:end]))
         at = end
     return tuple(found)
@@ -58,7 +69,8 @@ def oid_text(content: bytes) -> str:
     return ".".join(str(a) for a in (first, arcs[0] - 40 * first, *arcs[1:]))
 
 
-def _head(data: bytes, at: int) -> tuple[int, int, int]:
+def head(data: bytes, at: int) -> tuple[int, int, int]:
+    """Tag, start and end of the content of the element at `at`. Raises `MalformedError` (`der`)."""
     if at + 2 > len(data):
         raise MalformedError("DER element ends early", code="der")
     tag, length = data[at], data[at + 1]
