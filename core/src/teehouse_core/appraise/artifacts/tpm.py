@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from teehouse_core.appraise.artifacts.base import ArtifactVerdict, conclude
+from teehouse_core.appraise.artifacts.snp import find_collateral as find_amd
 from teehouse_core.appraise.artifacts.tdx import find_collateral
 from teehouse_core.appraise.checks_hcl import hcl_format, runtime_data
 from teehouse_core.appraise.checks_snp import check_report
@@ -25,7 +26,6 @@ from teehouse_core.appraise.sheet import Sheet, one_of
 from teehouse_core.appraise.tdx_facts import TdxFacts
 from teehouse_core.appraise.verdict import Tier
 from teehouse_core.errors import LocalError, MalformedError
-from teehouse_core.evidence.amd_collateral import AmdCollateral, certificates_of
 from teehouse_core.evidence.eventlog import EventLog, parse_event_log, replay
 from teehouse_core.evidence.hcl import HclReport
 from teehouse_core.evidence.tdx import parse_any_quote
@@ -103,8 +103,7 @@ def verify_artifact(
     asked = {"tpm.quote.nonce"} if wanted is not None or policy.freshness_required else set()
     return conclude(
         sheet,
-        floor=(FLOOR[kind] - COMMON)
-        | ({"tpm.quote.nonce"} if wanted is not None or policy.freshness_required else set()),
+        floor=(FLOOR[kind] - COMMON) | {"policy.platform"} | asked,
         tier=tier,
         claims=_claims(raw, kind, facts, policy),
     )
@@ -176,19 +175,7 @@ def _chip(
         check_td_quote(sheet, facts, policy, now)
         facts.report_data = facts.td.report_data if facts.td is not None else None
         return facts
-    return check_report(sheet, hcl.tee_report if hcl is not None else b"", _amd(document, files), policy, now)
-
-
-def _amd(document: TpmDocument, files: Mapping[str, bytes]) -> AmdCollateral | None:
-    """The VCEK (the first certificate where a whole chain was kept) and a CRL of AMD's root, if one lies beside."""
-    if document.vcek is None:
-        return None
-    try:
-        first, *rest = certificates_of(document.vcek)
-    except MalformedError:
-        return None
-    crl = next((data for name, data in sorted(files.items()) if name.startswith("ARK") and name.endswith(".crl")), None)
-    return AmdCollateral(first, tuple(rest), crl)
+    return check_report(sheet, hcl.tee_report if hcl is not None else b"", find_amd(document.vcek, files), policy, now)
 
 
 def _claims(raw: bytes, kind: str, facts: TpmFacts, policy: Policy) -> dict[str, Any]:
