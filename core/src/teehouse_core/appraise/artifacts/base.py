@@ -9,14 +9,19 @@ A module per technology offers
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-from teehouse_core.appraise.sheet import Sheet
+from teehouse_core.appraise.policy import Policy
+from teehouse_core.appraise.sheet import Outcome, Sheet, failed, not_applicable, passed, skipped
 from teehouse_core.appraise.verdict import Check, Tier
+from teehouse_core.errors import LocalError
 
-__all__ = ["ArtifactResult", "ArtifactVerdict", "conclude"]
+__all__ = ["ArtifactResult", "ArtifactVerdict", "conclude", "expected_report_data", "report_data_outcome"]
+
+REPORT_DATA: Final = 64  # bytes, in TDX quotes and SNP reports alike
 
 ArtifactResult = Literal["accepted", "refused", "unsupported"]
 
@@ -57,3 +62,29 @@ def conclude(
     accepted = good and bool(floor) and not any(check.refuses for check in checks)
     result: ArtifactResult = "accepted" if accepted else "refused"
     return ArtifactVerdict(result if supported else "unsupported", tier if accepted else "none", checks, claims)
+
+
+def expected_report_data(nonce: bytes | None, report_data: bytes | None) -> bytes | None:
+    """What the caller expects: 64 bytes of report data, or a nonce of up to 64 padded with zeros, or nothing.
+
+    Raises `LocalError` (`report-data-size`, `nonce-size`).
+    """
+    if report_data is not None and len(report_data) != REPORT_DATA:
+        raise LocalError(f"report data has {REPORT_DATA} bytes", code="report-data-size")
+    if nonce is not None and not 0 < len(nonce) <= REPORT_DATA:
+        raise LocalError(f"a nonce has 1 to {REPORT_DATA} bytes", code="nonce-size")
+    padded = nonce.ljust(REPORT_DATA, b"\0") if nonce is not None else None
+    if padded is not None and report_data is not None and padded != report_data:
+        raise LocalError("nonce and report data name different values", code="report-data-size")
+    return report_data if report_data is not None else padded
+
+
+def report_data_outcome(claimed: bytes, expected: bytes | None, policy: Policy) -> Outcome:
+    """The outcome of `artifact.report-data`; with nothing expected it refuses where the policy demands freshness."""
+    if expected is None:
+        if policy.freshness_required:
+            return skipped("supply the expected report data or nonce: the policy demands freshness", claimed)
+        return not_applicable(f"nothing to compare with was given; it holds {claimed.hex()}")
+    if hmac.compare_digest(claimed, expected):
+        return passed(claimed, expected)
+    return failed("the report was made for other report data: replayed, or for somebody else", claimed, expected)

@@ -8,32 +8,30 @@ the caller expects, or not at all; the policy's freshness demand decides whether
 from __future__ import annotations
 
 import hashlib
-import hmac
 from collections.abc import Mapping
 from typing import Any, Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from teehouse_core.appraise.artifacts.base import ArtifactVerdict, conclude
+from teehouse_core.appraise.artifacts.base import ArtifactVerdict, conclude, expected_report_data, report_data_outcome
 from teehouse_core.appraise.catalogue import CATALOGUE
 from teehouse_core.appraise.checks_tdx import check_quote
 from teehouse_core.appraise.checks_tdx_td import SGX_CHECKS
 from teehouse_core.appraise.floors import COMMON, FLOOR
 from teehouse_core.appraise.policy import Policy
 from teehouse_core.appraise.roots import root_der
-from teehouse_core.appraise.sheet import Outcome, Sheet, failed, not_applicable, one_of, passed, skipped
+from teehouse_core.appraise.sheet import Sheet, one_of
 from teehouse_core.appraise.tdx_facts import TdxFacts
 from teehouse_core.appraise.verdict import Tier
 from teehouse_core.appraise.x509chain import load_pem_chain
-from teehouse_core.errors import LocalError, MalformedError
+from teehouse_core.errors import MalformedError
 from teehouse_core.evidence.collateral import IntelCollateral, parse_tcb_info
 from teehouse_core.evidence.jsontext import load_object
 from teehouse_core.evidence.tdx import SgxQuote, TdQuote, parse_any_quote
 
 __all__ = ["find_collateral", "verify_artifact"]
 
-REPORT_DATA: Final = 64  # bytes
 MAX_COLLATERAL: Final = 8 * 1024 * 1024  # bytes of one file; the largest genuine one is under 32 KiB
 
 _TDX_FLOOR: Final = FLOOR["tdx"] - COMMON
@@ -56,7 +54,7 @@ def verify_artifact(
     holds Intel's nine members for this machine. `nonce` (≤ 64 bytes, padded with zeros) and `report_data` (64 bytes)
     are compared with the quote's. Raises `MalformedError` when `raw` is no quote, `LocalError` for wrong arguments.
     """
-    expected = _expected(nonce, report_data)
+    expected = expected_report_data(nonce, report_data)
     try:
         quote = parse_any_quote(raw, padding=True)
     except MalformedError as error:
@@ -72,7 +70,7 @@ def verify_artifact(
     allowed = tuple(p for p in policy.platforms if p != "simulated" or policy.simulated_allowed)
     hint = "the policy does not accept this type of platform: its field `platforms` must name it"
     sheet.write("policy.platform", one_of(name, allowed, hint))
-    sheet.write("artifact.report-data", _report_data(quote.report.report_data, expected, policy))
+    sheet.write("artifact.report-data", report_data_outcome(quote.report.report_data, expected, policy))
 
     ids = {i for i in CATALOGUE if i.startswith("tdx.")} | ({*SGX_CHECKS} if isinstance(quote, SgxQuote) else set())
     floor = _TDX_FLOOR if isinstance(quote, TdQuote) else _SGX_FLOOR
@@ -126,27 +124,6 @@ def _candidates(data: bytes) -> list[Mapping[str, Any]]:
     if isinstance(value.get("collateral"), dict):
         inner.append(value["collateral"].get("intel"))
     return [item for item in inner if isinstance(item, dict)]
-
-
-def _expected(nonce: bytes | None, report_data: bytes | None) -> bytes | None:
-    if report_data is not None and len(report_data) != REPORT_DATA:
-        raise LocalError(f"report data has {REPORT_DATA} bytes", code="report-data-size")
-    if nonce is not None and not 0 < len(nonce) <= REPORT_DATA:
-        raise LocalError(f"a nonce has 1 to {REPORT_DATA} bytes", code="nonce-size")
-    padded = nonce.ljust(REPORT_DATA, b"\0") if nonce is not None else None
-    if padded is not None and report_data is not None and padded != report_data:
-        raise LocalError("nonce and report data name different values", code="report-data-size")
-    return report_data if report_data is not None else padded
-
-
-def _report_data(claimed: bytes, expected: bytes | None, policy: Policy) -> Outcome:
-    if expected is None:
-        if policy.freshness_required:
-            return skipped("supply the expected report data or nonce: the policy demands freshness", claimed)
-        return not_applicable(f"nothing to compare with was given; the quote holds {claimed.hex()}")
-    if hmac.compare_digest(claimed, expected):
-        return passed(claimed, expected)
-    return failed("the quote was made for other report data: replayed, or for somebody else", claimed, expected)
 
 
 def _kind(quote: TdQuote | SgxQuote, policy: Policy) -> str:
