@@ -113,4 +113,5 @@ def _json_kind(data: bytes) -> str | None:
         return "collateral"
     if {"result", "tier", "checks", "claims"} <= set(value):
         return "verdict"
-    return "az-vtpm" if {"hcl_report", "HclReport", "report"} & set(value) and "quote" in value else "json"
+    old, new = {"quote", "report", "vcek"} <= set(value), {"tpm_quote", "hcl_report"} <= set(value)
+    return "az-vtpm" if old or new else "json"
