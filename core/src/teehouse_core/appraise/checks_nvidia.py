@@ -25,7 +25,7 @@ from teehouse_core.errors import MalformedError
 from teehouse_core.evidence.nvidia import LOCKED, GpuReport, Opaque, parse_report
 from teehouse_core.evidence.nvidia_cert import DeviceIdentity, firmware_ids, parse_identity
 
-__all__ = ["GPU_CHECKS", "GPU_FLOOR", "DeviceEvidence", "DeviceFacts", "check_device"]
+__all__ = ["GPU_CHECKS", "GPU_FLOOR", "DeviceEvidence", "DeviceFacts", "check_device", "check_rim", "device_claims"]
 
 CHAIN_LINKS: Final = 4  # signatures from leaf to root: attestation key, device, provisioner, chip identity
 NVDEC0_INDEX: Final = 35  # golden index of a video decoder's firmware, which is not loaded when that is disabled
@@ -55,6 +55,8 @@ GPU_CHECKS: Final = (
     "gpu.rim.measurements",
 )
 """Every check of one device, in order."""
+
+_OF_CHAIN: Final = ("gpu.certificate.chain", "gpu.certificate.fwid", "gpu.certificate.revocation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,11 @@ def check_device(
         if identity is not None:
             _pick_rims(facts, shelf, report, identity)
 
+    if chain is None:
+        for check_id in _OF_CHAIN:
+            required = check_id != "gpu.certificate.revocation" or policy.gpu.revocation_required
+            sheet.write(check_id, skipped("no certificate chain was given; supply the device's, leaf first"), required)
+
     def run(check_id: str, check: Callable[[GpuReport, DeviceIdentity], Outcome]) -> None:
         if report is not None and identity is not None:
             sheet.run(check_id, lambda: check(report, identity))
@@ -118,15 +125,15 @@ def check_device(
     if report is None:
         sheet.run("gpu.report.signature", lambda: failed(""), needs=(None,))
         sheet.run("gpu.report.nonce", lambda: failed(""), needs=(None,))
-    sheet.run("gpu.certificate.chain", lambda: _chain(facts, chain or (), shelf), needs=(chain,))
-    sheet.run("gpu.certificate.fwid", lambda: _fwid(report, chain), needs=(report, chain))
-    sheet.run(
-        "gpu.certificate.revocation",
-        lambda: _revocation(facts, chain or (), shelf, policy),
-        required=policy.gpu.revocation_required,
-        needs=(chain,),
-        failure_refuses=True,
-    )
+    if chain is not None:
+        sheet.run("gpu.certificate.chain", lambda: _chain(facts, chain, shelf))
+        sheet.run("gpu.certificate.fwid", lambda: _fwid(report, chain), needs=(report,))
+        sheet.run(
+            "gpu.certificate.revocation",
+            lambda: _revocation(facts, chain, shelf, policy),
+            required=policy.gpu.revocation_required,
+            failure_refuses=True,
+        )
     run("gpu.device.identity", lambda r, i: _identity(device, r, i))
     run("gpu.driver.version", lambda r, i: _driver(r, i, policy))
     run("gpu.vbios.version", lambda r, _: _vbios(r, policy))
@@ -163,8 +170,8 @@ def _chain(facts: DeviceFacts, chain: tuple[x509.Certificate, ...], shelf: Shelf
     return passed(names, expected)
 
 
-def _fwid(report: GpuReport | None, chain: tuple[x509.Certificate, ...] | None) -> Outcome:
-    certified = firmware_ids(chain[0]) if chain else ()
+def _fwid(report: GpuReport | None, chain: tuple[x509.Certificate, ...]) -> Outcome:
+    certified = firmware_ids(chain[0])
     claimed = report.opaque.get(Opaque.FWID) if report else None
     expected = " or ".join(fwid.hex() for fwid in certified)
     if claimed is None:
@@ -197,7 +204,7 @@ def _standing(facts: DeviceFacts, status: Status, policy: Policy) -> Outcome:
 
 def _identity(device: DeviceEvidence, report: GpuReport, identity: DeviceIdentity) -> Outcome:
     kind = "nvidia-nvswitch" if identity.is_switch else "nvidia-gpu"
-    claimed = f"{device.kind} {device.arch or identity.architecture}"
+    claimed = f"{device.kind or kind} {device.arch or identity.architecture}"  # empty: nobody declared one
     expected = f"{kind} {identity.architecture}"
     if claimed != expected:
         return failed("the certificate is of another kind of device than declared", claimed, expected)
@@ -306,6 +313,23 @@ def _rims(sheet: Sheet, facts: DeviceFacts, shelf: Shelf, policy: Policy) -> Non
     run("gpu.rim.measurements", lambda: _measurements(facts), needs=(some,))
 
 
+def check_rim(sheet: Sheet, shelf: Shelf, policy: Policy) -> None:
+    """The checks of a single manifest, alone on its shelf, without a report to compare it with."""
+    facts = DeviceFacts(vbios_rim=shelf.rims[0] if shelf.rims else None)
+    some = facts.rims or None
+    sheet.run("gpu.rim.format", lambda: _rim_format(shelf), required=True)
+    check = "gpu.rim.signature"
+    sheet.run(check, lambda: _each(facts.rims, lambda c: c.signature_problem, "signed"), required=True, needs=(some,))
+    sheet.run("gpu.rim.chain", lambda: _rim_chain(facts, shelf), required=True, needs=(some,))
+    sheet.run(
+        "gpu.rim.revocation",
+        lambda: _standing(facts, worst(case.revocation for _, case in facts.rims), policy),
+        required=policy.gpu.revocation_required,
+        needs=(some,),
+        failure_refuses=True,
+    )
+
+
 def _rim_format(shelf: Shelf) -> Outcome:
     if not shelf.supported:
         return skipped("lxml is not installed; install the extra teehouse-core[nvidia]")
@@ -339,8 +363,8 @@ def _rim_chain(facts: DeviceFacts, shelf: Shelf) -> Outcome:
 def _each(rims: list[tuple[str, RimCase]], problem: Callable[[RimCase], str | None], expected: str) -> Outcome:
     for name, case in rims:
         if found := problem(case):
-            return failed(f"{name} manifest: {found}", case.rim.version, expected)
-    return passed(", ".join(f"{name} {case.rim.version}" for name, case in rims), expected)
+            return failed(f"manifest for {name} {case.rim.version}: {found}", case.rim.version, expected)
+    return passed(", ".join(case.rim.version for _, case in rims), expected)
 
 
 def _overlap(facts: DeviceFacts) -> Outcome:
