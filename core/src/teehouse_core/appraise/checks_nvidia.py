@@ -164,7 +164,7 @@ def _nonce(report: GpuReport, nonce: bytes | None, policy: Policy) -> Outcome:
 
 def _chain(facts: DeviceFacts, chain: tuple[x509.Certificate, ...], shelf: Shelf) -> Outcome:
     names, expected = _names(chain), _names((shelf.roots.device,))
-    if problem := link_problem(chain, shelf.roots.device, shelf.now, links=CHAIN_LINKS, verified=shelf.verified):
+    if problem := link_problem(chain, shelf.roots.device, shelf.now, links=CHAIN_LINKS):
         return failed(problem, names, expected)
     facts.ends.append(chain_end(chain))
     return passed(names, expected)

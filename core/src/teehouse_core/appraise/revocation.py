@@ -68,11 +68,9 @@ class RevocationPack:
         crls: Sequence[bytes],
         now: int,
         max_age: int,
-        verified: set[tuple[bytes, bytes]] | None = None,
     ) -> None:
         self._now = now
         self._max_age = max_age  # seconds since an answer was made
-        self._verified = verified if verified is not None else set()
         self._known: dict[tuple[bytes, bytes], Status] = {}
         self._answers: dict[int, list[tuple[ocsp.OCSPResponse, ocsp.OCSPSingleResponse]]] = {}
         self._crls: list[x509.CertificateRevocationList] = []
@@ -147,7 +145,7 @@ class RevocationPack:
         if _is_responder(response, issuer):
             return issuer
         for certificate in response.certificates[:MAX_RESPONDERS]:
-            if not _is_responder(response, certificate) or not issued_by(certificate, issuer, self._verified):
+            if not _is_responder(response, certificate) or not issued_by(certificate, issuer):
                 continue
             try:
                 usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value

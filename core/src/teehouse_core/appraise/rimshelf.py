@@ -43,8 +43,7 @@ class Shelf:
         given = collateral or NvidiaCollateral()
         self.roots = roots
         self.now = now
-        self.verified: set[tuple[bytes, bytes]] = set()
-        self.revocation = RevocationPack(given.ocsp, given.crl, now, policy.max_collateral_age, self.verified)
+        self.revocation = RevocationPack(given.ocsp, given.crl, now, policy.max_collateral_age)
         self.supported = rim_support()
         self.stapled = len(given.rims)
         self.problems: list[str] = []
@@ -61,7 +60,7 @@ class Shelf:
             rim = parse_rim(raw)
             chain = tuple(x509.load_der_x509_certificate(data) for data in rim.certificates)
             signature = _signature_problem(rim, chain)
-            problem = link_problem(chain, self.roots.rim, self.now, links=RIM_LINKS, verified=self.verified)
+            problem = link_problem(chain, self.roots.rim, self.now, links=RIM_LINKS)
             path = (*chain[:RIM_LINKS], self.roots.rim)
             status = self.revocation.chain(path) if problem is None else Status("unknown", "its chain is not verified")
             self.rims.append(RimCase(rim, signature, problem, status, chain_end(path)))

@@ -7,6 +7,7 @@ the web's (no names to match, critical extensions of their own), and each failed
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -32,6 +33,7 @@ __all__ = [
     "verify_raw_p384",
 ]
 
+MAX_REMEMBERED: Final = 512  # links between two certificates of about 1 KiB
 MAX_CERTIFICATES: Final = 4  # leaf, intermediate, root; one to spare
 
 
@@ -49,18 +51,10 @@ def load_pem_chain(pem: bytes, limit: int = MAX_CERTIFICATES) -> tuple[x509.Cert
     return chain
 
 
-def link_problem(
-    chain: Sequence[x509.Certificate],
-    root: x509.Certificate,
-    now: int,
-    *,
-    links: int,
-    verified: set[tuple[bytes, bytes]] | None = None,
-) -> str | None:
+def link_problem(chain: Sequence[x509.Certificate], root: x509.Certificate, now: int, *, links: int) -> str | None:
     """Why `chain` (leaf first) does not lead to exactly `root` at `now` in `links` signatures, or None when it does.
 
-    The chain may end with the root itself, byte for byte. Revocation is not checked here. `verified` remembers links
-    (DER of child and issuer) whose signature was found good, for chains of one appraisal that share certificates.
+    The chain may end with the root itself, byte for byte. Revocation is not checked here.
     """
     if chain[-1].public_bytes(Encoding.DER) == root.public_bytes(Encoding.DER):
         chain = chain[:-1]
@@ -73,7 +67,7 @@ def link_problem(
     for below, (child, issuer) in enumerate(pairwise(path)):
         if problem := _issuer_problem(issuer, below):
             return problem
-        if not issued_by(child, issuer, verified):
+        if not issued_by(child, issuer):
             return f"certificate {below} is not signed by the one above it"
     for certificate in path:
         if not certificate.not_valid_before_utc <= at < certificate.not_valid_after_utc:
@@ -83,19 +77,17 @@ def link_problem(
     return None
 
 
-def issued_by(
-    child: x509.Certificate, issuer: x509.Certificate, verified: set[tuple[bytes, bytes]] | None = None
-) -> bool:
-    """Whether `issuer`'s name and key signed `child`, and nothing else; `verified` as in `link_problem`."""
-    link = (child.public_bytes(Encoding.DER), issuer.public_bytes(Encoding.DER))
-    if verified is not None and link in verified:
-        return True
+@functools.lru_cache(maxsize=MAX_REMEMBERED)
+def issued_by(child: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Whether `issuer`'s name and key signed `child`, and nothing else: no date, no use, no revocation.
+
+    Remembered, since that never changes and the devices of one machine share most of their chains. Certificates are
+    equal only byte for byte.
+    """
     try:
         child.verify_directly_issued_by(issuer)
     except (InvalidSignature, ValueError, TypeError):
         return False
-    if verified is not None:
-        verified.add(link)
     return True
 
 
