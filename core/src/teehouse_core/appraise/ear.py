@@ -8,7 +8,6 @@ This is for other people's Relying Parties: Teehouse itself believes `Verdict`, 
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
@@ -20,11 +19,12 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from teehouse_core.appraise.verdict import Check, Verdict
 from teehouse_core.errors import LocalError
+from teehouse_core.wire.canonical import b64u
 
 __all__ = ["PROFILE", "VERIFIER", "ear_of", "sign_ear", "trust_tier", "trust_vector"]
 
 PROFILE: Final = "tag:ietf.org,2026:rats/ear#04"
-VERIFIER: Final = "https://teehouse.dev"
+VERIFIER: Final = "Teehouse"
 
 # AR4SI values. 2 to 31 affirm, 32 to 95 warn, 96 to 127 contraindicate; 99 means that cryptography failed.
 AFFIRMING: Final = 2
@@ -39,10 +39,30 @@ _MEMBERS: Final[Mapping[str, tuple[str, ...]]] = {
     # member of the vector: beginnings of the ids of the checks that speak about it
     "instance-identity": ("policy.machine", "binding.", "gpu.device.identity", "devices.unique", "artifact."),
     "configuration": ("tdx.td.", "sgx.enclave.", "snp.policy", "snp.platform", "gpu.mode", "gpu.switch", "policy."),
-    "executables": ("tdx.reference", "workload.", "snp.reference", "snp.measurement", "gpu.rim", "gpu.driver")
-    + ("gpu.vbios", "tpm.", "eventlog.", "az."),
-    "hardware": ("tdx.quote", "tdx.qe", "tdx.pck", "tdx.collateral", "tdx.tcb", "tdx.module", "tdx.dcap", "snp.")
-    + ("gpu.report", "gpu.certificate"),
+    "executables": (
+        "tdx.reference",
+        "workload.",
+        "snp.reference",
+        "snp.measurement",
+        "gpu.rim",
+        "gpu.driver",
+        "gpu.vbios",
+        "tpm.",
+        "eventlog.",
+        "az.",
+    ),
+    "hardware": (
+        "tdx.quote",
+        "tdx.qe",
+        "tdx.pck",
+        "tdx.collateral",
+        "tdx.tcb",
+        "tdx.module",
+        "tdx.dcap",
+        "snp.",
+        "gpu.report",
+        "gpu.certificate",
+    ),
 }
 _SUBMODS: Final[Mapping[str, tuple[str, ...]]] = {
     "cpu0": ("silicon", "quote", "firmware"),
@@ -82,9 +102,9 @@ def ear_of(verdict: Verdict) -> dict[str, Any]:
     submods: dict[str, Any] = {}
     for name, claims in parts.items():
         groups = _SUBMODS.get(name)
-        own = [c for c in verdict.checks if (c.group in groups if groups else c.group == "gpu")]
+        own = [c for c in verdict.checks if groups and c.group in groups]
         status = str(claims.get("ear.status", "none"))
-        vector = trust_vector(own, simulated=simulated) if groups else {}
+        vector = trust_vector(own, simulated=simulated) if groups else _device_vector(status)
         submods[name] = {
             "ear_status": _worst([status, *map(trust_tier, vector.values())]) if groups else status,
             **({"ear_trustworthiness_vector": vector} if vector else {}),
@@ -110,6 +130,12 @@ def ear_of(verdict: Verdict) -> dict[str, Any]:
     return ear
 
 
+def _device_vector(status: str) -> dict[str, int]:
+    """A device's checks are folded into one line per id in the verdict; its own status is all there is of its own."""
+    value = {"affirming": AFFIRMING, "warning": WARNING, "contraindicated": CONTRAINDICATED}.get(status)
+    return {} if value is None else {"hardware": value}
+
+
 def sign_ear(claims: Mapping[str, Any], key_pem: bytes) -> str:
     """The claims as a compact JWT, ES256 (RFC 7515, RFC 7518 §3.4), by an unencrypted P-256 key in PEM.
 
@@ -121,10 +147,10 @@ def sign_ear(claims: Mapping[str, Any], key_pem: bytes) -> str:
         raise LocalError("the signing key does not parse", code="sign-key", hint="a P-256 key in PEM") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
         raise LocalError("the signing key is not a P-256 key", code="sign-key", hint="ES256 needs a P-256 key in PEM")
-    head = _b64u(_json({"alg": "ES256", "typ": "JWT"}))
-    text = f"{head}.{_b64u(_json(claims))}"
+    head = b64u(_json({"alg": "ES256", "typ": "JWT"}))
+    text = f"{head}.{b64u(_json(claims))}"
     r, s = decode_dss_signature(key.sign(text.encode("ascii"), ec.ECDSA(hashes.SHA256())))
-    return f"{text}.{_b64u(r.to_bytes(32, 'big') + s.to_bytes(32, 'big'))}"
+    return f"{text}.{b64u(r.to_bytes(32, 'big') + s.to_bytes(32, 'big'))}"
 
 
 def _value(member: str, about: list[Check]) -> int:
@@ -152,7 +178,3 @@ def _worst(statuses: list[str]) -> str:
 
 def _json(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
-
-
-def _b64u(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")

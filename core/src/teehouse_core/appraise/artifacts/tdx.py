@@ -34,7 +34,7 @@ __all__ = ["find_collateral", "verify_artifact"]
 
 MAX_COLLATERAL: Final = 8 * 1024 * 1024  # bytes of one file; the largest genuine one is under 32 KiB
 
-_TDX_FLOOR: Final = FLOOR["tdx"] - COMMON
+_TDX_FLOOR: Final = (FLOOR["tdx"] - COMMON) | {"policy.platform"}
 _SGX_FLOOR: Final = (_TDX_FLOOR - {"tdx.td.debug"}) | set(SGX_CHECKS)
 
 
