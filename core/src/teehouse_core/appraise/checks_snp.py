@@ -26,7 +26,7 @@ from teehouse_core.appraise.checks_workload import check_reference
 from teehouse_core.appraise.facts import PlatformFacts
 from teehouse_core.appraise.policy import ANY, Policy
 from teehouse_core.appraise.policy_snp import REFUSED_PRODUCTS, TcbMinimum
-from teehouse_core.appraise.roots_amd import AMD_ROOTS, AmdRoot
+from teehouse_core.appraise.roots_amd import AMD_ROOTS, AmdRoot, amd_roots_for
 from teehouse_core.appraise.sheet import Outcome, Sheet, equal, failed, not_applicable, one_of, passed, skipped
 from teehouse_core.errors import MalformedError
 from teehouse_core.evidence.amd_collateral import AmdCollateral
@@ -51,7 +51,8 @@ class SnpFacts(PlatformFacts):
 
 def check_snp(sheet: Sheet, bundle: Bundle, policy: Policy, now: int) -> SnpFacts:
     """Make every `snp.…` check of one bundle under AMD's own roots."""
-    return check_report(sheet, bundle.platform.report, bundle.collateral.amd, policy, now)
+    platform = bundle.platform
+    return check_report(sheet, platform.report, bundle.collateral.amd, policy, now, roots=amd_roots_for(platform.type))
 
 
 def check_report(

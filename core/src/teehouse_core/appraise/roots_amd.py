@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-__all__ = ["AMD_ROOTS", "AmdRoot"]
+__all__ = ["AMD_ROOTS", "AmdRoot", "amd_roots_for"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,3 +271,8 @@ AMD_ROOTS: Final[Mapping[str, AmdRoot]] = {
     "Turin": _root("Turin", _ARK_TURIN, _ASK_TURIN, _ASVK_TURIN),
 }
 """By product line. Genoa's root also signs for Bergamo and Siena."""
+
+
+def amd_roots_for(platform_type: str) -> Mapping[str, AmdRoot]:
+    """The roots that an SNP report of this platform type may end in; none for other technologies."""
+    return AMD_ROOTS if platform_type == "sev-snp" else {}
