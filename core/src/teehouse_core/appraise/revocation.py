@@ -9,6 +9,7 @@ status unknown and says why; of several that count, the worst wins.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 from collections.abc import Iterable, Sequence
@@ -32,6 +33,7 @@ __all__ = ["RevocationPack", "RevocationState", "Status", "worst"]
 
 RevocationState = Literal["good", "unknown", "hold", "revoked"]
 
+MAX_REMEMBERED: Final = 512  # certificates of about 1 KiB
 MAX_RESPONDERS: Final = 4  # certificates in one response
 _RANK: Final[dict[RevocationState, int]] = {"good": 0, "unknown": 1, "hold": 2, "revoked": 3}
 _HASHES: Final = {"sha1": hashlib.sha1, "sha256": hashlib.sha256, "sha384": hashlib.sha384}  # of certificate ids only
@@ -220,6 +222,7 @@ def _signature_holds(response: ocsp.OCSPResponse, signer: x509.Certificate) -> b
     return True
 
 
+@functools.lru_cache(maxsize=MAX_REMEMBERED)
 def _key_bits(certificate: x509.Certificate) -> bytes:
     """The subjectPublicKey bits, which certificate ids and responder ids hash."""
     spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

@@ -57,7 +57,7 @@ OKPzp5ei/A0iUZpdvngenDwV8Qa/wGdiTmJ7Bp4=
 -----END CERTIFICATE-----
 """
 """NVIDIA CoRIM signing Root CA, for reference integrity manifests, valid 2023-03-16 to 2053-03-08,
-SHA-256 12977b5115acb0381179279ffeeb5a8c4d264971ebb32298023a465fa41df5d1."""
+SHA-256 12977b5115acb0381179279fffeb5a8c4d264971ebb32298023a465fa41df5d1."""
 
 SIMULATED_DEVICE_ROOT_PEM: Final = b"""\
 -----BEGIN CERTIFICATE-----

@@ -64,12 +64,13 @@ def verify_artifact(
     if report_data is not None:
         hint = "a device report carries a nonce of 32 bytes; compare that"
         raise LocalError("a device report has no report data", code="report-data-size", hint=hint)
-    parse_report(raw)
     certificates = load_chain(chain) if chain is not None else None
     roots, tier = roots_for(certificates, policy)
     shelf = Shelf(find_collateral(collateral or {}), roots, policy, now)
     sheet = Sheet()
     facts = check_device(sheet, DeviceEvidence("device", kind, "", raw, certificates), shelf, nonce, policy)
+    if facts.report is None:
+        parse_report(raw)  # raises, and says why
     switch = facts.identity is not None and facts.identity.is_switch
     claims: dict[str, Any] = {
         "type": kind or ("nvidia-nvswitch" if switch else "nvidia-gpu"),
