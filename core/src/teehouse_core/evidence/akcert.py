@@ -37,8 +37,8 @@ def parse_ak_chain(raw: bytes) -> AkChain:
     if not 0 < len(raw) <= MAX_CHAIN:
         raise MalformedError(f"an AK chain has 1 to {MAX_CHAIN} bytes", code="ak-chain")
     blobs = [_unb64(body) for body in _PEM.findall(raw)] if b"-----BEGIN" in raw else [raw]
-    if b"-----BEGIN" in raw and _PEM.sub(b"", raw).strip(b" \t\r\n\0"):
-        raise MalformedError("something stands between the certificates", code="ak-chain")
+    if b"-----" in _PEM.sub(b"", raw if b"-----BEGIN" in raw else b""):  # RFC 7468 §2 allows text between the blocks
+        raise MalformedError("a PEM block is cut, or is no certificate", code="ak-chain")
     certificates: list[x509.Certificate] = []
     padding = 0
     for blob in blobs:

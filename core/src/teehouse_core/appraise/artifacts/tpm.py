@@ -7,6 +7,7 @@ They come in one JSON document (`evidence.tpm_document`), or as files beside the
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Mapping
@@ -28,6 +29,7 @@ from teehouse_core.appraise.verdict import Tier
 from teehouse_core.errors import LocalError, MalformedError
 from teehouse_core.evidence.eventlog import EventLog, parse_event_log, replay
 from teehouse_core.evidence.hcl import HclReport
+from teehouse_core.evidence.snp import parse_report
 from teehouse_core.evidence.tdx import parse_any_quote
 from teehouse_core.evidence.tpm import encode_pcrs, parse_quote
 from teehouse_core.evidence.tpm_document import TpmDocument, parse_document, raw_rsassa
@@ -175,7 +177,11 @@ def _chip(
         check_td_quote(sheet, facts, policy, now)
         facts.report_data = facts.td.report_data if facts.td is not None else None
         return facts
-    return check_report(sheet, hcl.tee_report if hcl is not None else b"", find_amd(document.vcek, files), policy, now)
+    report = hcl.tee_report if hcl is not None else b""
+    amd = None
+    with contextlib.suppress(MalformedError):  # `snp.report.format` says so
+        amd = find_amd(parse_report(report), document.vcek, files, now)
+    return check_report(sheet, report, amd, policy, now)
 
 
 def _claims(raw: bytes, kind: str, facts: TpmFacts, policy: Policy) -> dict[str, Any]:
