@@ -7,11 +7,14 @@ import typer
 
 from teehouse.cli import (
     chat_command,
+    collateral_commands,
     config_command,
     demo_command,
+    evidence_commands,
     local_commands,
     models_command,
     proxy_command,
+    report_commands,
     verify_command,
     version_command,
 )
@@ -30,6 +33,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+AUDIT = "Audit (no network but for `collateral fetch`, no account, no settings)"
 LOOK, USE, RUN = "Look", "Use", "Run a platform on this machine (SIMULATED hardware: it protects nothing)"
 
 app.command("chat", rich_help_panel=USE)(chat_command.chat)
@@ -41,6 +45,23 @@ app.command("down", rich_help_panel=RUN)(local_commands.down)
 app.command("status", rich_help_panel=RUN)(local_commands.status)
 app.command("models", rich_help_panel=RUN)(models_command.models)
 app.command("version", rich_help_panel=LOOK)(version_command.version)
+
+report = typer.Typer(help="A stored attestation report: its fields, its verdict; offline.", no_args_is_help=True)
+report.command("parse")(report_commands.parse)
+report.command("verify")(report_commands.verify)
+report.command("compare")(report_commands.compare)
+app.add_typer(report, name="report", rich_help_panel=AUDIT)
+
+evidence = typer.Typer(help="One vendor's quote, report, log or manifest; offline.", no_args_is_help=True)
+evidence.command("verify")(evidence_commands.verify)
+evidence.command("show")(evidence_commands.show)
+app.add_typer(evidence, name="evidence", rich_help_panel=AUDIT)
+
+collateral = typer.Typer(help="Packs of endorsements for offline verification.", no_args_is_help=True)
+collateral.command("fetch")(collateral_commands.fetch)
+collateral.command("import")(collateral_commands.import_)
+collateral.command("show")(collateral_commands.show)
+app.add_typer(collateral, name="collateral", rich_help_panel=AUDIT)
 
 config = typer.Typer(help="Settings: where each value comes from.", no_args_is_help=True)
 config.command("show")(config_command.show)

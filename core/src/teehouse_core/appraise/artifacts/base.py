@@ -55,13 +55,14 @@ def conclude(
 ) -> ArtifactVerdict:
     """Accepted only if every check of `floor` passed, no written check refuses, and the tier is not `none`.
 
-    A floor check that nobody wrote is added as skipped, so that a forgotten check refuses and shows.
+    A floor check that nobody wrote is added as skipped, so that a forgotten check refuses and shows. The tier is that of
+    the chain, as in `Verdict`: genuine hardware can be refused.
     """
     checks = sheet.finish(floor, only=True)
     good = all(sheet.state(check_id) == "passed" for check_id in floor) and tier != "none"
     accepted = good and bool(floor) and not any(check.refuses for check in checks)
     result: ArtifactResult = "accepted" if accepted else "refused"
-    return ArtifactVerdict(result if supported else "unsupported", tier if accepted else "none", checks, claims)
+    return ArtifactVerdict(result if supported else "unsupported", tier, checks, claims)
 
 
 def expected_report_data(nonce: bytes | None, report_data: bytes | None) -> bytes | None:
