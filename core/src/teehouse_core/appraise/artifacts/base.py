@@ -55,8 +55,8 @@ def conclude(
 ) -> ArtifactVerdict:
     """Accepted only if every check of `floor` passed, no written check refuses, and the tier is not `none`.
 
-    A floor check that nobody wrote is added as skipped, so that a forgotten check refuses and shows. The tier is that of
-    the chain, as in `Verdict`: genuine hardware can be refused.
+    A floor check that nobody wrote is added as skipped, so that a forgotten check refuses and shows. The tier is the
+    chain's, as in `Verdict`: genuine hardware can be refused.
     """
     checks = sheet.finish(floor, only=True)
     good = all(sheet.state(check_id) == "passed" for check_id in floor) and tier != "none"
