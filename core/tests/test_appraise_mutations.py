@@ -60,6 +60,7 @@ LOG = (
 EVALUATE = Policy.preset("evaluate")
 NO_STATUS = {"tdx.tcb.status", "tdx.tcb.advisories"}
 NO_LEVEL = NO_STATUS | {"tdx.tcb.level"}
+NO_DEVICE = {"devices.unique", *(i for i in CATALOGUE if i.startswith("gpu."))}  # neither a report nor a device's chain
 DCAP_INPUT = {"tdx.qe.identity", "tdx.collateral.dates", "tdx.collateral.age", "tdx.collateral.evaluation"}
 
 
@@ -415,7 +416,7 @@ CASES = [
     Case("RTMR3 of nothing", {"workload.log.replay"}, td(rtmr=(bytes(48),) * 4)),
     Case("keyset key exchanged", {"binding.report-data"}, edit(exchange_key)),
     Case("report data of nothing", {"binding.report-data"}, td(report_data=bytes(64))),
-    Case("device put into the bundle", {"binding.report-data"}, edit(device)),
+    Case("device put into the bundle", {"binding.report-data"} | NO_DEVICE, edit(device)),
     Case("another nonce", {"challenge.nonce"}, nonce=bytes(32)),
     Case("no nonce", {"challenge.nonce"}, nonce=None),
     Case("challenge exchanged", {"binding.report-data"}, edit(lambda d: d["challenge"].update(value=b64_text(bytes(32)))), nonce=bytes(32)),
@@ -468,6 +469,7 @@ def test_case_fails_exactly(case: Case) -> None:
 def test_every_check_can_refuse() -> None:
     seen = {"policy.supported", "binding.kids", "release.statement"}  # their own tests are below
     seen |= {"tdx.module.running", "tdx.td.service"}  # TD report 1.5: test_tdx_artifacts
+    seen |= {"devices.topology"}  # and every gpu… check by itself: test_nvidia_forged
     for case in CASES:
         seen |= case.failing
     assert seen == set(check_ids("simulated"))

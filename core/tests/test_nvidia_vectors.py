@@ -180,7 +180,6 @@ def test_each_genuine_report_spoilt_is_refused(row: dict[str, Any]) -> None:
         except TeehouseError:
             continue
         assert verdict.result == "refused", what
-        assert verdict.tier == "none", what
     assert len(cases) >= 8
 
 

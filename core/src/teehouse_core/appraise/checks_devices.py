@@ -23,7 +23,9 @@ from teehouse_core.appraise.rimshelf import Shelf
 from teehouse_core.appraise.roots_nvidia import NvidiaRoots, nvidia_roots_for
 from teehouse_core.appraise.sheet import Outcome, Sheet, failed, not_applicable, passed, skipped
 from teehouse_core.appraise.verdict import Check
+from teehouse_core.errors import MalformedError
 from teehouse_core.evidence.bundle import Bundle
+from teehouse_core.evidence.nvidia import GpuReport
 from teehouse_core.evidence.nvidia_collateral import NvidiaCollateral
 from teehouse_core.wire import binding
 
@@ -150,7 +152,7 @@ def _topology(done: list[_Done]) -> Outcome:
     gpus = [d for d in done if d.device.kind == GPU]
     switches = [d for d in done if d.device.kind == SWITCH]
     reports = [d.facts.report for d in gpus]
-    modes = {report.mode for report in reports if report is not None}
+    modes = {_mode(report) for report in reports if report is not None}
     if "PPCIE" not in modes:
         return not_applicable("no GPU runs with protected PCIe, so switches are not trusted")
     if modes != {"PPCIE"} or None in reports:
@@ -169,6 +171,13 @@ def _topology(done: list[_Done]) -> Outcome:
             hint = f"{d.device.name} is wired to other GPUs than those in the bundle"
             return failed(hint, f"{len(behind & own)} of {len(behind)} GPUs", f"{len(own)} GPUs")
     return passed(f"{len(gpus)} GPUs, {len(switches)} switches", "each wired to all of the others")
+
+
+def _mode(report: GpuReport) -> str:
+    try:
+        return report.mode
+    except MalformedError:
+        return "unknown"  # `gpu.mode.allowed` refuses it
 
 
 def _demand(done: list[_Done], policy: Policy) -> Outcome:

@@ -244,9 +244,9 @@ def _vbios(report: GpuReport, policy: Policy) -> Outcome:
 def _flags(report: GpuReport, identity: DeviceIdentity) -> Outcome:
     if identity.is_switch:
         return not_applicable("a switch reports no mode")
-    mode, ppcie = report.mode, report.ppcie
-    if ppcie is None:
+    if (ppcie := report.ppcie) is None:
         return not_applicable("the report has one statement of its mode at most")
+    mode = report.mode
     expected = "PPCIE" if ppcie else "SPT or MPT"
     if (mode == "PPCIE") != ppcie:
         return failed("the report contradicts itself about protected PCIe", mode, expected)

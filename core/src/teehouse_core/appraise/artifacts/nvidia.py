@@ -77,7 +77,9 @@ def verify_artifact(
         "policy": policy.name,
         **device_claims(facts, sheet),
     }
-    return conclude(sheet, floor=GPU_FLOOR | {*GPU_CHECKS} - _optional(sheet), tier=tier, claims=claims)
+    proven = sheet.state("gpu.certificate.chain") == "passed"
+    floor = GPU_FLOOR | {*GPU_CHECKS} - _optional(sheet)
+    return conclude(sheet, floor=floor, tier=tier if proven else "none", claims=claims)
 
 
 def roots_for(chain: tuple[x509.Certificate, ...] | None, policy: Policy) -> tuple[NvidiaRoots, Tier]:
