@@ -34,16 +34,15 @@ UNRECOGNIZED: Final = 97
 CRYPTO_FAILED: Final = 99
 HARDWARE_UNSAFE: Final = 32  # genuine, with known weaknesses
 
-_CRYPTO: Final = ("signature", "chain", "attestation-key", "tcb-info", "qe-identity")
+_CRYPTO: Final = ("signature", "signatures", "chain", "attestation-key", "tcb-info", "qe-identity")
 _MEMBERS: Final[Mapping[str, tuple[str, ...]]] = {
     # member of the vector: beginnings of the ids of the checks that speak about it
     "instance-identity": ("policy.machine", "binding.", "gpu.device.identity", "devices.unique", "artifact."),
-    "configuration": ("tdx.td.", "sgx.enclave.", "snp.policy", "snp.platform", "gpu.mode", "gpu.switch", "policy."),
+    "configuration": ("tdx.td.", "sgx.enclave.", "snp.guest.", "snp.id.", "gpu.mode", "gpu.switch", "policy."),
     "executables": (
         "tdx.reference",
         "workload.",
         "snp.reference",
-        "snp.measurement",
         "gpu.rim",
         "gpu.driver",
         "gpu.vbios",
