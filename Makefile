@@ -44,6 +44,7 @@ lint: dev ## Style, import contracts, file rules, TCB list, documents
 	$(BIN)/python tools/check_files.py
 	$(BIN)/python tools/tcb.py --check
 	$(BIN)/python tools/check_docs.py
+	$(BIN)/python tools/check_pages.py --check
 
 .PHONY: fmt
 fmt: dev ## Format the code and mend what ruff can mend
@@ -69,6 +70,10 @@ tcb: dev ## Remake enclave/TCB.md: what runs in the TEE, in lines and packages
 .PHONY: docs-check
 docs-check: dev ## Check links, ADR index, change notes and the age of translations
 	@$(BIN)/python tools/check_docs.py
+
+.PHONY: docs-pages
+docs-pages: dev ## Remake the pages of every check and of the policy's fields
+	@$(BIN)/python tools/check_pages.py
 
 .PHONY: lock
 lock: ## Remake requirements.lock and tools/uv-requirements.txt (packages at least a week old)
