@@ -61,8 +61,9 @@ def page(
                 ("Subject", subject),
                 ("Appraised at", stamp(at)),
                 ("Tier", f"{tier}: {_TIERS.get(tier, '')}"),
-                ("Policy", f"{policy.name}, sha256 {policy.digest}"),
+                ("Policy", policy.name),
                 ("Checks", _counts(checks)),
+                ("Policy sha256", policy.digest),
             ]
         ),
         "</header><main>",
@@ -71,9 +72,9 @@ def page(
         body.append(
             f'<section class="why"><h2>Why it is refused</h2><ol>{"".join(map(_reason, refusing))}</ol></section>'
         )
-    body.append(_claims(document["claims"]))
     body.append(_policy(policy))
     body += [_group(group, about, checks) for group, about in GROUPS.items()]
+    body.append(_claims(document["claims"]))
     if parsed is not None:
         body.append(_parsed(parsed))
     body.append(
@@ -94,6 +95,18 @@ def _e(value: object) -> str:
     shown = text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"
     safe = "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in shown)
     return html.escape(safe, quote=True)
+
+
+def _title(check_id: object) -> str:
+    words = title_of(str(check_id))
+    return _e(words[:1].upper() + words[1:])
+
+
+def _value(value: str) -> str:
+    """Long runs of zero bytes are told, not shown."""
+    if len(value) >= 32 and not value.strip("0"):
+        return f"{len(value) // 2} zero bytes"
+    return value
 
 
 def _banner(tier: str, policy: Policy) -> str:
@@ -125,15 +138,15 @@ def _reason(check: Mapping[str, Any]) -> str:
     )
     _, word = _MARKS.get(str(check["state"]), ("", str(check["state"])))
     return (
-        f"<li><h3>{_e(title_of(check['id']))} <code>{_e(check['id'])}</code></h3>"
-        f"<p><strong>{_e(word)}.</strong> {_e(check['hint'])}</p><dl>{rows}</dl></li>"
+        f"<li><h3>{_title(check['id'])} <code>{_e(check['id'])}</code></h3>"
+        f"<p><strong>{_e(word.capitalize())}:</strong> {_e(check['hint'])}</p><dl>{rows}</dl></li>"
     )
 
 
 def _claims(claims: Mapping[str, Any]) -> str:
     rows: list[tuple[str, str]] = []
-    _flatten("", claims, rows)
-    body = "".join(f'<tr><th scope="row">{_e(name)}</th><td>{_e(value)}</td></tr>' for name, value in rows)
+    _flatten("", {k: v for k, v in claims.items() if k not in ("policy", "policy_sha256")}, rows)
+    body = "".join(f'<tr><th scope="row">{_e(name)}</th><td>{_e(_value(value))}</td></tr>' for name, value in rows)
     return (
         f"<section><h2>What it says</h2><table class='claims'><tbody>{body}</tbody></table></section>" if rows else ""
     )
@@ -187,14 +200,15 @@ def _group(group: str, about: str, checks: Sequence[Mapping[str, Any]]) -> str:
         optional = "" if check["required"] else " <small>optional</small>"
         detail = check["claimed"] if check["state"] == "passed" else check["hint"] or check["claimed"]
         shown = f'<span aria-hidden="true">{mark}</span> {_e(word)}'
-        name = f"<strong>{_e(title_of(check['id']))}</strong>{optional}<br><code>{_e(check['id'])}</code>"
+        name = f"<strong>{_title(check['id'])}</strong>{optional}<br><code>{_e(check['id'])}</code>"
         rows.append(
             f'<tr class="{_e(check["state"])}{" refuses" if refuses else ""}"><td class="state">{shown}</td>'
             f'<td>{name}</td><td>{_e(detail)}</td><td class="clause">{_e(check["clause"])}</td></tr>'
         )
     head = "<thead><tr><th>state</th><th>check</th><th>what came</th><th>clause</th></tr></thead>"
+    name = "GPU" if group == "gpu" else group.capitalize()
     return (
-        f"<section><h2>{_e(group.capitalize())} <small>{_e(about)}</small></h2>"
+        f"<section><h2>{_e(name)} <small>{_e(about)}</small></h2>"
         f"<table class='checks'>{head}<tbody>{''.join(rows)}</tbody></table></section>"
     )
 
@@ -218,7 +232,8 @@ def _part(part: Mapping[str, Any], left: list[int]) -> str:
     if not fields:
         return ""
     rows = "".join(
-        f'<tr><td>{_range(f)}</td><th scope="row">{_e(f["path"])}</th><td>{_e(f["value"])}</td></tr>' for f in fields
+        f'<tr><td>{_range(f)}</td><th scope="row">{_e(f["path"])}</th><td>{_e(_value(str(f["value"])))}</td></tr>'
+        for f in fields
     )
     place = f" at {_e(part['at'])}" if "at" in part else ""
     return (

@@ -15,8 +15,8 @@ STYLE: Final = """
 *{box-sizing:border-box}
 body{margin:0;background:var(--bg);color:var(--ink);font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,
 "Noto Sans","Noto Sans CJK SC",sans-serif;-webkit-text-size-adjust:100%}
-header,main,footer{max-width:62rem;margin:0 auto;padding:0 1.25rem}
-header{margin-top:2rem;padding:1.5rem 1.75rem 1.25rem;background:var(--card);border:1px solid var(--line);
+header,main,footer{max-width:62rem;margin:0 auto}body{padding:0 1rem}
+header{margin-top:2rem;padding:1.4rem 1.4rem 1.25rem;background:var(--card);border:1px solid var(--line);
 border-top:.4rem solid var(--soft);border-radius:.6rem}
 header.accepted{border-top-color:var(--good)}header.refused{border-top-color:var(--bad)}
 .brand{margin:0;color:var(--soft);letter-spacing:.06em;font-size:.78rem;text-transform:uppercase}
@@ -29,7 +29,7 @@ section{margin:1.1rem 0;padding:1.1rem 1.4rem 1.25rem;background:var(--card);bor
 border-radius:.6rem}
 .amber{margin:.6rem 0;padding:.5rem .8rem;background:var(--amberbg);color:var(--amber);border-radius:.4rem;
 font-weight:600}
-.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(17rem,1fr));gap:.7rem 1.5rem;margin:.8rem 0 0}
+.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(16rem,1fr));gap:.7rem 1.5rem;margin:.8rem 0 0}
 dt{color:var(--soft);font-size:.8rem}dd{margin:0;overflow-wrap:anywhere}
 code{font:.84em ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;background:var(--code);padding:.08em .32em;
 border-radius:.25em;overflow-wrap:anywhere;font-weight:400}
@@ -42,7 +42,7 @@ th,td{padding:.38rem .6rem .38rem 0;text-align:left;vertical-align:top;border-to
 overflow-wrap:anywhere}
 thead th{border-top:0;color:var(--soft);font-weight:500;font-size:.78rem}
 tbody th{font-weight:500}
-.checks{table-layout:fixed}.checks th:nth-child(1){width:8.2rem}.checks th:nth-child(2){width:34%}
+.checks{table-layout:fixed}.checks th:nth-child(1){width:9rem}.checks th:nth-child(2){width:34%}
 .checks th:nth-child(4){width:22%}.checks td:nth-child(3){font-size:.84rem}
 .clause,.not-applicable td{color:var(--soft)}.clause{font-size:.8rem}
 .state{white-space:nowrap;font-weight:600}.passed .state{color:var(--good)}
@@ -58,7 +58,7 @@ footer{margin-top:1rem;margin-bottom:2.5rem;color:var(--soft);font-size:.85rem}
 h1{font-size:1.8rem}section,header{padding-left:1rem;padding-right:1rem}}
 @media print{:root{color-scheme:light;--bg:#fff;--card:#fff;--ink:#000;--soft:#444;--line:#ccc;--good:#0b5c33;
 --bad:#8e1a13;--amber:#6b4500;--amberbg:#fff;--badbg:#fff;--goodbg:#fff;--code:#f3f3f3}
-body{font-size:10pt}header,section{border-radius:0;max-width:none}header,main,footer{max-width:none}
+body{font-size:10pt;padding:0}header,section{border-radius:0;max-width:none}header,main,footer{max-width:none}
 section{padding:.6rem 0;border-width:1px 0 0}.why{border:2px solid var(--bad);padding:.6rem .8rem}
 tr,li{break-inside:avoid}h2,h3,thead{break-after:avoid}.fields{break-before:page}@page{margin:16mm 14mm}}
 """

@@ -163,8 +163,12 @@ def _qe_signature(facts: TdxFacts) -> Outcome:
 def _qe_identity(facts: TdxFacts) -> Outcome:
     qe, want = facts.need_quote().signature.qe_report, have(facts.qe_identity)
     attributes = bytes(a & m for a, m in zip(qe.attributes, want.attributes_mask, strict=True))
-    claimed = (qe.mr_signer.hex(), qe.isv_prod_id, attributes.hex(), qe.misc_select & want.misc_select_mask)
-    expected = (want.mr_signer.hex(), want.isv_prod_id, want.attributes.hex(), want.misc_select)
+    misc = qe.misc_select & want.misc_select_mask
+    claimed = f"signer {qe.mr_signer.hex()} product {qe.isv_prod_id} attributes {attributes.hex()} misc {misc:08x}"
+    expected = (
+        f"signer {want.mr_signer.hex()} product {want.isv_prod_id} "
+        f"attributes {want.attributes.hex()} misc {want.misc_select:08x}"
+    )
     return equal(claimed, expected, "the quoting enclave is not the one that Intel's QE identity names")
 
 

@@ -11,7 +11,7 @@ from typing import Final
 from teehouse_core.appraise.policy import Policy
 from teehouse_core.appraise.roots import root_der
 from teehouse_core.appraise.sheet import Outcome, Sheet, equal, failed, not_applicable, one_of, passed, skipped
-from teehouse_core.appraise.tcb_level import merge, module_for, platform_level, svn_level
+from teehouse_core.appraise.tcb_level import merge, module_for, platform_level, relaunch, svn_level
 from teehouse_core.appraise.tdx_facts import TdxFacts, have
 
 try:
@@ -29,7 +29,6 @@ _OURS_ALONE: Final = frozenset(
         "tdx.td.xfam",
         "tdx.tcb.status",
         "tdx.tcb.advisories",
-        "tdx.module.running",
     }
 )
 
@@ -55,8 +54,9 @@ def check_tcb(sheet: Sheet, facts: TdxFacts, policy: Policy) -> None:
         module = module_for(have(facts.levels), report.tee_tcb_svn)
         if module is None:
             return failed(f"Intel lists no TDX module of generation {report.tee_tcb_svn[1]}", report.tee_tcb_svn)
-        claimed = (report.mr_signer_seam.hex(), f"{report.seam_attributes & module.attributes_mask:016x}")
-        expected = (module.mr_signer.hex(), f"{module.attributes:016x}")
+        masked = report.seam_attributes & module.attributes_mask
+        claimed = f"signer {report.mr_signer_seam.hex()} attributes 0x{masked:016x}"
+        expected = f"signer {module.mr_signer.hex()} attributes 0x{module.attributes:016x}"
         return equal(claimed, expected, "the TDX module is not the one that Intel's TCB info names")
 
     def module_level() -> Outcome:
@@ -78,11 +78,14 @@ def check_tcb(sheet: Sheet, facts: TdxFacts, policy: Policy) -> None:
         else:
             sheet.run(check_id, check, needs=(td, facts.levels))
     sheet.run("tdx.qe.level", qe_level, needs=(quote, facts.qe_levels))
-    _running(sheet, facts, policy)
+    _running(sheet, facts, policy, found)
 
     parts = ("platform", "qe") if quote is not None and td is None else ("platform", "module", "qe")
     if all(part in found for part in parts):
         facts.tcb_status = merge(found["platform"][0], [found[part][0] for part in parts[1:]])
+        if "running platform" in found and "running module" in found:
+            running = merge(found["running platform"][0], [found[part][0] for part in ("running module", "qe")])
+            facts.tcb_status = relaunch(facts.tcb_status, running)
         facts.advisories = tuple(sorted({a for part in parts for a in found[part][1]}))
     known = facts.tcb_status or None
     unknown = None
@@ -111,7 +114,7 @@ def _module_level(facts: TdxFacts, svn: bytes, found: dict[str, tuple[str, tuple
     return passed(f"{module.id} svn {svn[0]}: {level.status}", "a listed level")
 
 
-def _running(sheet: Sheet, facts: TdxFacts, policy: Policy) -> None:
+def _running(sheet: Sheet, facts: TdxFacts, policy: Policy, found: dict[str, tuple[str, tuple[str, ...]]]) -> None:
     """TD report 1.5: the module that runs now may be newer than the one that launched the TD, never older."""
     td = facts.td
 
@@ -120,15 +123,21 @@ def _running(sheet: Sheet, facts: TdxFacts, policy: Policy) -> None:
         now, launch = have(report.tee_tcb_svn2), report.tee_tcb_svn
         if (now[1], now[0]) < (launch[1], launch[0]):
             return failed("the running TDX module is older than the one that launched the TD", now, launch)
+        level = platform_level(have(facts.levels), have(facts.sgx), now)
+        if level is None:
+            return failed("with the module that runs now, the machine is below every TCB level", now, "a listed level")
         levels: dict[str, tuple[str, tuple[str, ...]]] = {}
         outcome = _module_level(facts, now, levels)
-        if outcome.state == "passed" and levels["module"][0] not in policy.tcb_statuses:
-            hint = "the running TDX module is not at a level that the policy allows"
-            return failed(hint, outcome.claimed, " or ".join(policy.tcb_statuses))
+        if outcome.state == "passed":
+            found["running platform"] = (level.status, level.advisories)
+            found["running module"] = levels["module"]
+            if levels["module"][0] not in policy.tcb_statuses:
+                hint = "the running TDX module is not at a level that the policy allows"
+                return failed(hint, outcome.claimed, " or ".join(policy.tcb_statuses))
         return outcome
 
     if td is not None and td.tee_tcb_svn2 is not None:
-        sheet.run("tdx.module.running", check, needs=(facts.levels,))
+        sheet.run("tdx.module.running", check, needs=(facts.levels, facts.sgx))
     elif facts.quote is not None:
         sheet.write("tdx.module.running", not_applicable("the report does not tell the running module apart"))
     else:

@@ -66,6 +66,8 @@ _STATUSES: Final = (  # never Revoked: no policy can allow it
     "ConfigurationAndSWHardeningNeeded",
     "OutOfDate",
     "OutOfDateConfigurationNeeded",
+    "TDRelaunchAdvised",
+    "TDRelaunchAdvisedConfigurationNeeded",
 )
 
 
@@ -241,9 +243,7 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _machines(name: str, item: Any) -> tuple[str, ...]:
-    return texts(
-        name, item, 'hex SHA-256 of PPIDs or CHIP_IDs, or "*"', lambda i: i == ANY or _SHA256.fullmatch(i)
-    )
+    return texts(name, item, 'hex SHA-256 of PPIDs or CHIP_IDs, or "*"', lambda i: i == ANY or _SHA256.fullmatch(i))
 
 
 def _reference(name: str) -> Reader:

@@ -13,7 +13,7 @@ from typing import Final
 from teehouse_core.evidence.pck import SgxExtension
 from teehouse_core.evidence.tcb import ModuleIdentity, PlatformLevel, SvnLevel, TcbLevels
 
-__all__ = ["merge", "module_for", "platform_level", "svn_level"]
+__all__ = ["merge", "module_for", "platform_level", "relaunch", "svn_level"]
 
 _OUT: Final = {
     "UpToDate": "OutOfDate",
@@ -62,3 +62,13 @@ def merge(platform: str, parts: Iterable[str]) -> str:
         elif part != "UpToDate":  # modules and the QE know only up to date, out of date and revoked
             status = _OUT.get(status, status)
     return status
+
+
+def relaunch(launch: str, running: str) -> str:
+    """The status when the TD was launched under `launch` and runs under `running`, after an update beneath it.
+
+    Out of date at launch only: what was measured then may be stale, and launching the TD again would mend it.
+    """
+    if not launch.startswith("OutOfDate") or running.startswith("OutOfDate") or running == "Revoked":
+        return launch
+    return "TDRelaunchAdvisedConfigurationNeeded" if "Configuration" in running else "TDRelaunchAdvised"
