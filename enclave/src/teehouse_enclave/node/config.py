@@ -12,6 +12,7 @@ from teehouse_core.errors import LocalError
 from teehouse_core.wire.canonical import encode
 from teehouse_core.wire.fields import ENDPOINT, HEX64
 from teehouse_enclave.engine.spec import EngineSpec
+from teehouse_enclave.platform.detect import PLATFORMS
 
 __all__ = ["Limits", "NodeConfig"]
 
@@ -48,7 +49,11 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
-    """One node's configuration. `image_sha256` is what the deployer says was booted; a real platform measures it."""
+    """One node's configuration. `image_sha256` is what the deployer says was booted; a real platform measures it.
+
+    `platform` may be `auto`; `platform_root` is where the machine's interfaces lie, "/" outside tests. `devices` asks
+    for GPU evidence. Neither paths nor the root are measured: evidence says by itself what made it.
+    """
 
     endpoint: str
     node: str
@@ -56,6 +61,10 @@ class NodeConfig:
     image_sha256: str
     engine: EngineSpec
     platform: str
+    platform_root: str
+    platform_collateral: str | None
+    platform_ak_chain: str | None
+    devices: bool
     host: str
     port: int
     ready_file: str | None
@@ -74,12 +83,16 @@ class NodeConfig:
             raise LocalError("endpoint has the wrong form", code="config-value", hint="letters, digits and '-' only")
         if not HEX64.fullmatch(image):
             raise LocalError("image_sha256 is not a SHA-256 in hex", code="config-value")
-        if platform.get("type") != "simulated":
+        if unknown := set(platform) - {"type", "root", "collateral", "ak_chain", "devices"}:
+            raise LocalError(f"unknown setting platform.{sorted(unknown)[0]!r}", code="config-unknown")
+        if platform.get("type") not in PLATFORMS:
             raise LocalError(
                 f"platform {platform.get('type')!r} is not supported by this release",
                 code="platform-unsupported",
-                hint="only 'simulated' runs today; it protects nothing",
+                hint=f"one of {', '.join(PLATFORMS)}",
             )
+        if type(platform.get("devices", False)) is not bool:
+            raise LocalError("platform.devices is true or false", code="config-value")
         port = listen.get("port", 0)
         if type(port) is not int or not 0 <= port <= 65535:
             raise LocalError("listen.port is no port", code="config-value")
@@ -90,7 +103,11 @@ class NodeConfig:
             release=_text(raw, "release"),
             image_sha256=image,
             engine=EngineSpec.parse(_mapping(raw, "engine", {})),
-            platform="simulated",
+            platform=platform["type"],
+            platform_root=_path(platform, "root") or "/",
+            platform_collateral=_path(platform, "collateral"),
+            platform_ak_chain=_path(platform, "ak_chain"),
+            devices=platform.get("devices", False),
             host=str(listen.get("host", "127.0.0.1")),
             port=port,
             ready_file=str(ready_file) if ready_file is not None else None,
@@ -125,6 +142,13 @@ def _text(raw: Mapping[str, Any], name: str) -> str:
     value = raw.get(name)
     if not isinstance(value, str) or not 0 < len(value) <= 256 or not value.isascii() or not value.isprintable():
         raise LocalError(f"{name} is missing or has the wrong form", code="config-value")
+    return value
+
+
+def _path(raw: Mapping[str, Any], name: str) -> str | None:
+    value = raw.get(name)
+    if value is not None and (not isinstance(value, str) or not value or "\0" in value):
+        raise LocalError(f"platform.{name} is no path", code="config-value")
     return value
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from teehouse_core.errors import OperatorError
 from teehouse_core.evidence.bundle import build_bundle
-from teehouse_core.wire.binding import INTERACTIVE, challenge, devices_digest, report_data
+from teehouse_core.wire.binding import INTERACTIVE, challenge, device_nonce, devices_digest, report_data
 from teehouse_core.wire.keyset import Keyset
 from teehouse_enclave.platform.base import Platform
+from teehouse_enclave.platform.nvml import NvmlDevices
 
 __all__ = ["EvidenceMaker", "Rate"]
 
@@ -35,15 +36,19 @@ class Rate:
 class EvidenceMaker:
     """Answers interactive challenges; each costs the platform a signature, so the rate is bounded."""
 
-    def __init__(self, platform: Platform, per_second: int) -> None:
+    def __init__(self, platform: Platform, per_second: int, devices: NvmlDevices | None = None) -> None:
         self._platform = platform
+        self._devices = devices
         self._rate = Rate(per_second)
 
     def bundle(self, keyset: Keyset, value: bytes, monotonic: float) -> bytes:
         """Bundle bytes over `keyset` for the caller's 32 random bytes. Raises OperatorError (over-limit)."""
         if not self._rate.take(monotonic):
             raise OperatorError("too many challenges", code="over-limit", wire_code="over-limit")
-        data = report_data(keyset.digest, devices_digest([]), challenge(INTERACTIVE, value))
+        asked = challenge(INTERACTIVE, value)
+        nonce = device_nonce(keyset.digest, asked)
+        devices = self._devices.collect(nonce) if self._devices is not None else []
+        data = report_data(keyset.digest, devices_digest([device[:3] for device in devices]), asked)
         evidence = self._platform.collect(data)
         return build_bundle(
             endpoint=keyset.endpoint,
@@ -57,4 +62,5 @@ class EvidenceMaker:
             collateral=evidence.collateral,
             event_log=evidence.event_log,
             aux=evidence.aux,
+            devices=[device[3] for device in devices],
         )

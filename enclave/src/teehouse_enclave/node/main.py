@@ -33,7 +33,8 @@ from teehouse_enclave.node.keys import Identity, NodeKeys
 from teehouse_enclave.node.log import log_event
 from teehouse_enclave.node.usage import UsageRing
 from teehouse_enclave.platform.base import Platform, measure_workload
-from teehouse_enclave.platform.simulated import SimulatedPlatform
+from teehouse_enclave.platform.detect import PLATFORMS, make_platform
+from teehouse_enclave.platform.nvml import NvmlDevices
 
 __all__ = ["main"]
 
@@ -112,7 +113,14 @@ async def _serve(config: NodeConfig) -> None:
     engine = make_engine(config.engine)
     info = await engine.start()
     log_event("engine", engine=info.engine, version=info.version, weights_sha256=info.weights_sha256)
-    platform = SimulatedPlatform()
+    platform = make_platform(
+        config.platform,
+        config.platform_root,
+        collateral=config.platform_collateral,
+        ak_chain=config.platform_ak_chain,
+    )
+    devices = NvmlDevices() if config.devices else None
+    log_event("platform", type=platform.type, attestation_key=getattr(platform, "attestation_key_sha256", ""))
     identity = _measure(platform, config, info)
     clock = NodeTime(time.time(), time.monotonic())
 
@@ -122,7 +130,7 @@ async def _serve(config: NodeConfig) -> None:
     keys = NodeKeys(identity, config.limits, now())
     boot = secrets.token_hex(16)
     room = Room(engine, info.model, keys, UsageRing(boot), now)
-    app = NodeApp(room, EvidenceMaker(platform, config.limits.evidence_per_second), config.limits, boot=boot)
+    app = NodeApp(room, EvidenceMaker(platform, config.limits.evidence_per_second, devices), config.limits, boot=boot)
     server = _Server(
         uvicorn.Config(
             app,
@@ -148,13 +156,16 @@ async def _serve(config: NodeConfig) -> None:
         log_event("stopped")
 
 
-def _load(path: str) -> NodeConfig:
+def _load(path: str, platform: str | None = None) -> NodeConfig:
     try:
         raw = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise LocalError(f"cannot read {path}", code="config-file", hint="a JSON file is wanted") from None
     if not isinstance(raw, dict):
         raise LocalError("configuration is no JSON object", code="config-file")
+    if platform is not None:
+        given = raw.get("platform", {})
+        raw["platform"] = {**given, "type": platform} if isinstance(given, dict) else given
     return NodeConfig.parse(raw)
 
 
@@ -162,11 +173,12 @@ def main(argv: list[str] | None = None) -> int:
     """Exit codes: 0 stopped as asked, 2 wrong configuration, 1 could not start."""
     parser = argparse.ArgumentParser(prog="teehouse-node", description="the part of Teehouse that runs inside the TEE")
     parser.add_argument("--config", required=True, metavar="FILE", help="JSON configuration")
+    parser.add_argument("--platform", choices=PLATFORMS, help="instead of the configuration's platform.type")
     parser.add_argument("--measure", action="store_true", help="print what the configuration measures to, and stop")
     arguments = parser.parse_args(argv)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold prompts and keys
     try:
-        config = _load(arguments.config)
+        config = _load(arguments.config, arguments.platform)
         if arguments.measure:
             document = {
                 "release": config.release,

@@ -19,7 +19,8 @@ from teehouse_enclave.platform.base import PlatformEvidence
 from teehouse_enclave.platform.tpm2 import AK_TEMPLATE, RH_ENDORSEMENT, Tpm, TpmError, Transport, open_transport
 from teehouse_enclave.platform.workload import WorkloadLog, check_report_data
 
-__all__ = ["DEVICE", "EVENT_LOG", "QUOTED", "TpmPlatform", "quote_evidence"]
+__all__ = ["DEVICE", "EVENT_LOG", "QUOTED", "TpmPlatform", "as_pem", "quote_evidence", "read_log"]
+__all__ += ["require_unused_register"]
 
 DEVICE: Final = "dev/tpmrm0"  # under the root: the kernel's resource manager, or a socket in a test
 EVENT_LOG: Final = "sys/kernel/security/tpm0/binary_bios_measurements"
@@ -42,9 +43,7 @@ class TpmPlatform:
         self._tpm = Tpm(transport or open_transport(str(self._root / DEVICE)))
         self._log = WorkloadLog()
         self._key, self._public, self._chain = self._make_key(ak_chain)
-        if self._tpm.pcr_read((form.WORKLOAD_PCR,))[form.WORKLOAD_PCR] != bytes(32):
-            hint = "restart the machine: a register starts at zero only then, and one node measures into it once"
-            raise LocalError(f"PCR {form.WORKLOAD_PCR} is in use already", code="tpm-register", hint=hint)
+        require_unused_register(self._tpm)
 
     @property
     def attestation_key_sha256(self) -> str:
@@ -78,6 +77,13 @@ class TpmPlatform:
             return handle, public, None
         handle, public = self._tpm.create_primary(RH_ENDORSEMENT, template)
         return handle, public, as_pem(certificate)
+
+
+def require_unused_register(tpm: Tpm) -> None:
+    """Raises `LocalError` (`tpm-register`) when somebody measured into PCR 15 before."""
+    if tpm.pcr_read((form.WORKLOAD_PCR,))[form.WORKLOAD_PCR] != bytes(32):
+        hint = "restart the machine: a register starts at zero only then, and one node measures into it once"
+        raise LocalError(f"PCR {form.WORKLOAD_PCR} is in use already", code="tpm-register", hint=hint)
 
 
 def quote_evidence(tpm: Tpm, key: int, report_data: bytes) -> tuple[bytes, dict[str, str]]:
