@@ -147,13 +147,14 @@ def made(**changes: Any) -> Verdict:
         "bundle_sha256": "",
         "evidence_time": 10,
         "not_after": 20,
+        "pinned_roots": True,
     }
     return Verdict(verdict._TOKEN, **{**fields, **changes})
 
 
 def test_only_appraisal_makes_verdict_and_acceptance() -> None:
     with pytest.raises(LocalError):
-        Verdict(object(), (), "hardware", "tdx", "", 0, {}, None, "", 0, 0)  # type: ignore[arg-type]
+        Verdict(object(), (), "hardware", "tdx", "", 0, {}, None, "", 0, 0, True)  # type: ignore[arg-type]
     with pytest.raises(LocalError):
         Accepted(None, None, "hardware", 0, 0, "", "")  # type: ignore[arg-type]
     accepted = made().accept()

@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 from forge_snp import NOW, TEST_ROOTS, Forge
 
-from teehouse_core.appraise import checks_snp, technologies
-from teehouse_core.appraise.appraise import appraise
+from teehouse_core.appraise import technologies
+from teehouse_core.appraise.anchors import PINNED
+from teehouse_core.appraise.appraise import appraise, appraise_under
 from teehouse_core.appraise.catalogue import CATALOGUE
 from teehouse_core.appraise.floors import FLOOR
 from teehouse_core.appraise.policy import Policy, References
 from teehouse_core.appraise.verdict import Verdict
-from teehouse_core.errors import MalformedError
+from teehouse_core.errors import LocalError, MalformedError
 from teehouse_core.evidence.bundle import build_bundle, log_entry
 from teehouse_core.evidence.replay import event_digest, host_data, replay, workload_events
 from teehouse_core.wire import binding
@@ -78,25 +79,24 @@ def bundle(
     return json.dumps(document).encode()
 
 
-@pytest.fixture
-def trusted_test_root(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks_snp, "amd_roots_for", lambda _: TEST_ROOTS)
+TRUSTING = replace(PINNED, amd=lambda _: TEST_ROOTS)
 
 
 def verdict_of(data: bytes, policy: Policy = POLICY) -> Verdict:
-    return appraise(data, policy, NOW, endpoint=ENDPOINT, nonce=NONCE)
+    return appraise_under(TRUSTING, data, policy, NOW, endpoint=ENDPOINT, nonce=NONCE)
 
 
 def refusing(verdict: Verdict) -> set[str]:
     return {check.id for check in verdict.refusing}
 
 
-@pytest.mark.usefixtures("trusted_test_root")
 def test_good_bundle_is_accepted() -> None:
     verdict = verdict_of(bundle())
     assert refusing(verdict) == set()
-    accepted = verdict.accept()
-    assert (accepted.tier, accepted.evidence_time, accepted.not_after) == ("hardware", NOW, NOW + 3600)
+    assert (verdict.result, verdict.tier) == ("accepted", "simulated")
+    assert (verdict.evidence_time, verdict.not_after) == (NOW, NOW + 3600)
+    with pytest.raises(LocalError):
+        verdict.accept()
     assert [check.id for check in verdict.checks] == list(CATALOGUE)
     states = {check.id: check.state for check in verdict.checks}
     assert states["tdx.quote.format"] == states["tpm.quote.format"] == "not-applicable"
@@ -109,7 +109,6 @@ def test_good_bundle_is_accepted() -> None:
     )
 
 
-@pytest.mark.usefixtures("trusted_test_root")
 def test_what_binds_a_bundle() -> None:
     good = Forge(host_data=HOST_DATA)
     assert refusing(verdict_of(bundle(bound=False))) == {"binding.report-data"}
@@ -131,7 +130,6 @@ def test_what_binds_a_bundle() -> None:
     assert {"snp.report.format", "binding.report-data", "workload.log.replay"} <= refusing(cut)
 
 
-@pytest.mark.usefixtures("trusted_test_root")
 def test_standard_demands_a_measurement() -> None:
     events = {name: (value.decode(),) for name, value in LOG if name in ("image_sha256", "weights_sha256")}
     standard = Policy.preset("standard")
@@ -141,14 +139,13 @@ def test_standard_demands_a_measurement() -> None:
     assert refusing(verdict_of(bundle(), listed)) == set()
 
 
-@pytest.mark.usefixtures("trusted_test_root")
 def test_a_verdict_ends_with_the_revocation_list() -> None:
     forge = Forge(host_data=HOST_DATA, revocation={"next_update": NOW + 77})
-    assert verdict_of(bundle(forge)).accept().not_after == NOW + 77
+    assert verdict_of(bundle(forge)).not_after == NOW + 77
 
 
 def test_test_evidence_is_nothing_under_amds_roots() -> None:
-    verdict = verdict_of(bundle())
+    verdict = appraise(bundle(), POLICY, NOW, endpoint=ENDPOINT, nonce=NONCE)
     assert verdict.tier == "none"
     assert "snp.leaf.format" in refusing(verdict)
 

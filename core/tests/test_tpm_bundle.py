@@ -28,6 +28,7 @@ from teehouse_core.appraise import roots_tpm
 from teehouse_core.appraise.appraise import appraise
 from teehouse_core.appraise.policy import Policy
 from teehouse_core.appraise.policy_tpm import TpmPolicy
+from teehouse_core.appraise.under_test_roots import anchors_for_tests, appraise_under_test_roots
 from teehouse_core.appraise.verdict import Verdict
 from teehouse_core.errors import LocalError
 from teehouse_core.evidence.jsontext import b64_text
@@ -40,9 +41,15 @@ def policy_for(forged: TpmBundle, **tpm: Any) -> Policy:
     )
 
 
-def verdict_of(forged: TpmBundle, policy: Policy | None = None, nonce: bytes | None = None) -> Verdict:
-    policy = policy or policy_for(forged)
-    return appraise(forged.build(), policy, NOW, endpoint="ep-1", nonce=nonce or forged.nonce)
+def verdict_of(
+    forged: TpmBundle, policy: Policy | None = None, nonce: bytes | None = None, chain: Chain | None = None
+) -> Verdict:
+    """With `chain`, its root stands in for the pinned ones."""
+    policy, nonce = policy or policy_for(forged), nonce or forged.nonce
+    if chain is None:
+        return appraise(forged.build(), policy, NOW, endpoint="ep-1", nonce=nonce)
+    anchors = anchors_for_tests(vtpm=(chain.root,))
+    return appraise_under_test_roots(anchors, forged.build(), policy, NOW, endpoint="ep-1", nonce=nonce)
 
 
 def refusing(verdict: Verdict) -> list[str]:
@@ -151,26 +158,25 @@ def test_the_log_and_secure_boot_can_be_demanded() -> None:
     assert refusing(verdict_of(off, policy_for(off, secure_boot_required=True))) == ["tpm.log.secure-boot"]
 
 
-def test_a_chain_under_the_pinned_root_vouches(monkeypatch: pytest.MonkeyPatch) -> None:
-    from teehouse_core.appraise import checks_tpm
-
+def test_a_chain_under_the_pinned_root_vouches() -> None:
     chain = Chain()
     forged = TpmBundle(aux={"ak_chain": chain.pem.decode("ascii")})
     policy = policy_for(forged, attestation_keys=())
     assert "tpm.ak.chain" in refusing(verdict_of(forged, policy))  # a TEST root is pinned nowhere
-    monkeypatch.setattr(checks_tpm, "vtpm_roots_for", lambda _: (chain.root,))
-    verdict = verdict_of(forged, policy)
+    verdict = verdict_of(forged, policy, chain=chain)
+    assert verdict.tier == "simulated"
     assert refusing(verdict) == []
     assert verdict.not_after <= NOW + 86400
     assert verdict.check("tpm.ak.revocation").state == "skipped"
-    assert refusing(verdict_of(forged, policy_for(forged, revocation_required=True))) == ["tpm.ak.revocation"]
+    demanding = policy_for(forged, revocation_required=True)
+    assert refusing(verdict_of(forged, demanding, chain=chain)) == ["tpm.ak.revocation"]
     for extra in ({"aik": False, "usage_encipher": True}, {"start": NOW + 60}):
         bad = Chain(extra=extra)
-        monkeypatch.setattr(checks_tpm, "vtpm_roots_for", lambda _, root=bad.root: (root,))
-        assert refusing(verdict_of(TpmBundle(aux={"ak_chain": bad.pem.decode("ascii")}))) == ["tpm.ak.chain"]
+        broken = TpmBundle(aux={"ak_chain": bad.pem.decode("ascii")})
+        assert refusing(verdict_of(broken, chain=bad)) == ["tpm.ak.chain"]
     foreign = Chain(key=OTHER)
-    monkeypatch.setattr(checks_tpm, "vtpm_roots_for", lambda _: (foreign.root,))
-    assert refusing(verdict_of(TpmBundle(aux={"ak_chain": foreign.pem.decode("ascii")}))) == ["tpm.ak.chain"]
+    other = TpmBundle(aux={"ak_chain": foreign.pem.decode("ascii")})
+    assert refusing(verdict_of(other, chain=foreign)) == ["tpm.ak.chain"]
 
 
 def test_a_quote_of_another_kind_never_parses() -> None:

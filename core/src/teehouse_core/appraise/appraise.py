@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from teehouse_core.appraise.anchors import PINNED, Anchors
 from teehouse_core.appraise.checks_binding import check_binding, check_capabilities, usable_keys
 from teehouse_core.appraise.checks_devices import DevicesFacts, check_devices
 from teehouse_core.appraise.checks_workload import check_workload
@@ -36,12 +37,28 @@ def appraise(
     evidence has unknown age, and the verdict's `accept()` never yields `Accepted`.
     Raises `MalformedError` when the bytes are no bundle, `LocalError` for a bad nonce or time, nothing else.
     """
+    return appraise_under(PINNED, bundle_bytes, policy, now, endpoint=endpoint, nonce=nonce)
+
+
+def appraise_under(
+    anchors: Anchors,
+    bundle_bytes: bytes,
+    policy: Policy,
+    now: int,
+    *,
+    endpoint: str | None = None,
+    nonce: bytes | None = None,
+) -> Verdict:
+    """The same under any roots, for `under_test_roots` alone.
+
+    Under other roots than the pinned ones the tier is `simulated` at best, and the verdict yields no `Accepted`.
+    """
     if nonce is not None and len(nonce) != NONCE_SIZE:
         raise LocalError(f"a nonce has {NONCE_SIZE} bytes", code="nonce-size")
     if not 0 <= now <= MAX_NOW:
         raise LocalError("the appraisal time is out of range", code="time-range")
     bundle = Bundle.parse(bundle_bytes)  # (1)
-    sheet = Sheet()
+    sheet = Sheet(anchors)
     kind = bundle.platform.type
     technology = TECHNOLOGIES.get(kind)
     known = " or ".join(TECHNOLOGIES)
@@ -62,7 +79,8 @@ def appraise(
     evidence_time = now if fresh else None  # the nonce did not exist earlier than the question that carried it
     not_after = _not_after(bundle, policy, (*facts.ends, *devices.ends), now)
     proven = technology is not None and sheet.state(technology.chain_check) == "passed"
-    tier: Tier = technology.tier if technology is not None and proven else "none"
+    pinned = anchors is PINNED
+    tier: Tier = (technology.tier if pinned else "simulated") if technology is not None and proven else "none"
     return Verdict(
         _TOKEN,
         checks=checks,
@@ -75,6 +93,7 @@ def appraise(
         bundle_sha256=bundle.sha256,
         evidence_time=evidence_time,
         not_after=not_after,
+        pinned_roots=pinned,
     )
 
 

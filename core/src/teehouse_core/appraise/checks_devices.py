@@ -20,7 +20,7 @@ from teehouse_core.appraise.checks_nvidia import (
 )
 from teehouse_core.appraise.policy import Policy
 from teehouse_core.appraise.rimshelf import Shelf
-from teehouse_core.appraise.roots_nvidia import NvidiaRoots, nvidia_roots_for
+from teehouse_core.appraise.roots_nvidia import NvidiaRoots
 from teehouse_core.appraise.sheet import Outcome, Sheet, failed, not_applicable, passed, skipped
 from teehouse_core.appraise.verdict import Check
 from teehouse_core.errors import MalformedError
@@ -60,7 +60,7 @@ def check_devices(sheet: Sheet, bundle: Bundle, policy: Policy, now: int) -> Dev
         devices.append(DeviceEvidence(name, device.type, device.arch, device.report, device.certificates))
     challenge = binding.challenge(bundle.challenge_kind, bundle.challenge_value)
     nonce = binding.device_nonce(bundle.keyset.digest, challenge)
-    roots = nvidia_roots_for(bundle.platform.type)
+    roots = sheet.anchors.nvidia(bundle.platform.type)
     return check_set(sheet, devices, bundle.collateral.nvidia, roots, nonce, policy, now)
 
 

@@ -26,7 +26,7 @@ from teehouse_core.appraise.checks_workload import check_reference
 from teehouse_core.appraise.facts import PlatformFacts
 from teehouse_core.appraise.policy import ANY, Policy
 from teehouse_core.appraise.policy_snp import REFUSED_PRODUCTS, TcbMinimum
-from teehouse_core.appraise.roots_amd import AMD_ROOTS, AmdRoot, amd_roots_for
+from teehouse_core.appraise.roots_amd import AmdRoot
 from teehouse_core.appraise.sheet import Outcome, Sheet, equal, failed, not_applicable, one_of, passed, skipped
 from teehouse_core.errors import MalformedError
 from teehouse_core.evidence.amd_collateral import AmdCollateral
@@ -50,9 +50,10 @@ class SnpFacts(PlatformFacts):
 
 
 def check_snp(sheet: Sheet, bundle: Bundle, policy: Policy, now: int) -> SnpFacts:
-    """Make every `snp.…` check of one bundle under AMD's own roots."""
+    """Make every `snp.…` check of one bundle under the roots of its platform type."""
     platform = bundle.platform
-    return check_report(sheet, platform.report, bundle.collateral.amd, policy, now, roots=amd_roots_for(platform.type))
+    roots = sheet.anchors.amd(platform.type)
+    return check_report(sheet, platform.report, bundle.collateral.amd, policy, now, roots=roots)
 
 
 def check_report(
@@ -62,13 +63,14 @@ def check_report(
     policy: Policy,
     now: int,
     *,
-    roots: Mapping[str, AmdRoot] = AMD_ROOTS,
+    roots: Mapping[str, AmdRoot] | None = None,
 ) -> SnpFacts:
     """Make every `snp.…` check of one report, and `policy.machine`; a failed link does not stop the later ones.
 
-    `roots` other than AMD's are for test evidence only, and whoever passes them answers for the tier.
+    `roots` other than the sheet's are for test evidence only, and whoever passes them answers for the tier.
     """
     facts = SnpFacts()
+    roots = sheet.anchors.amd("sev-snp") if roots is None else roots
     _parse(sheet, facts, raw, collateral, roots)
     _signatures(sheet, facts, collateral, policy, now)
     _leaf(sheet, facts, policy)
@@ -423,7 +425,7 @@ def _claims(facts: SnpFacts) -> dict[str, Any]:
         if facts.chain.claims.csp_id is not None:
             found["csp_id"] = facts.chain.claims.csp_id
         if facts.report is not None and (chip := _machine_id(facts)) is not None:
-            found["machine"] = hashlib.sha256(chip).hexdigest()
+            found["machine_sha256"] = hashlib.sha256(chip).hexdigest()
     if facts.revocation is not None:
         found["revocation"] = facts.revocation.state
     return found

@@ -18,7 +18,6 @@ from cryptography import x509
 from teehouse_core.appraise.checks_tdx_tcb import check_second_opinion, check_tcb
 from teehouse_core.appraise.checks_tdx_td import body_claims, check_body, check_references
 from teehouse_core.appraise.policy import ANY, Policy
-from teehouse_core.appraise.roots import intel_root_for
 from teehouse_core.appraise.sheet import Outcome, Sheet, equal, failed, not_applicable, one_of, passed, skipped
 from teehouse_core.appraise.tdx_facts import TdxFacts, have
 from teehouse_core.appraise.x509chain import (
@@ -51,7 +50,7 @@ def check_tdx(sheet: Sheet, bundle: Bundle, policy: Policy, now: int) -> TdxFact
 def check_quote(sheet: Sheet, facts: TdxFacts, policy: Policy, now: int, *, sgx_too: bool = False) -> None:
     """Make the checks of `facts.raw` under the root of `facts.kind`; fills `facts`, `claims` and `ends` with it."""
     if facts.kind != "simulated" or policy.simulated_allowed:
-        facts.root = intel_root_for(facts.kind)
+        facts.root = sheet.anchors.intel(facts.kind)
 
     _parse(sheet, facts, sgx_too)
     quote, chain, root, collateral = facts.quote, facts.chain, facts.root, facts.collateral

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from cryptography.hazmat.primitives.serialization import Encoding
+
 from teehouse_core.appraise.policy import Policy
-from teehouse_core.appraise.roots import root_der
 from teehouse_core.appraise.sheet import Outcome, Sheet, equal, failed, not_applicable, one_of, passed, skipped
 from teehouse_core.appraise.tcb_level import merge, module_for, platform_level, relaunch, svn_level
 from teehouse_core.appraise.tdx_facts import TdxFacts, have
@@ -174,7 +175,8 @@ def _dcap(sheet: Sheet, facts: TdxFacts, now: int) -> Outcome:
     raw = facts.raw[: len(facts.raw) - quote.padding]
     try:
         collateral = dcap_qvl.QuoteCollateralV3.from_json(have(facts.collateral).to_json())
-        report = dcap_qvl.verify_with_root_ca(raw, collateral, root_der(facts.kind), now)
+        root = have(facts.root).public_bytes(Encoding.DER)
+        report = dcap_qvl.verify_with_root_ca(raw, collateral, root, now)
     except ValueError as error:
         return _refused_too(sheet, facts, str(error)[:160])
     except BaseException as error:

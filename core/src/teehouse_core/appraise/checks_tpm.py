@@ -22,7 +22,6 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from teehouse_core.appraise.facts import PlatformFacts
 from teehouse_core.appraise.policy import ANY, Policy
 from teehouse_core.appraise.revocation import RevocationPack
-from teehouse_core.appraise.roots_tpm import vtpm_roots_for
 from teehouse_core.appraise.sheet import Outcome, Sheet, failed, not_applicable, one_of, passed, skipped
 from teehouse_core.appraise.x509chain import chain_end, link_problem
 from teehouse_core.errors import MalformedError, TeehouseError
@@ -265,13 +264,14 @@ def _key_checks(sheet: Sheet, evidence: TpmEvidence, facts: TpmFacts, policy: Po
     else:
         sheet.write("tpm.ak.attributes", not_applicable("no public area was given; who vouches for the key does so"))
     chained = False
+    roots = sheet.anchors.vtpm(evidence.platform)
     if evidence.chain is None:
         sheet.write("tpm.ak.chain", not_applicable("no certificate of the attestation key was given"))
         sheet.write("tpm.ak.revocation", not_applicable("no certificate of the attestation key was given"))
     else:
-        chained = sheet.run("tpm.ak.chain", lambda: _chain(evidence, facts, now), needs=(facts.chain, facts.key))
+        chained = sheet.run("tpm.ak.chain", lambda: _chain(evidence, facts, roots, now), needs=(facts.chain, facts.key))
         required = policy.tpm.revocation_required
-        run = lambda: _revocation(evidence, facts, policy, now)  # noqa: E731
+        run = lambda: _revocation(evidence, facts, roots, policy, now)  # noqa: E731
         sheet.run("tpm.ak.revocation", run, required=required, needs=(facts.chain,))
     sheet.run("tpm.ak.trust", lambda: _trust(evidence, facts, policy, chained), needs=(facts.key,))
 
@@ -288,7 +288,7 @@ def _attributes(facts: TpmFacts) -> Outcome:
     return passed(shown, "a restricted signing key that never leaves its TPM")
 
 
-def _chain(evidence: TpmEvidence, facts: TpmFacts, now: int) -> Outcome:
+def _chain(evidence: TpmEvidence, facts: TpmFacts, pinned: tuple[x509.Certificate, ...], now: int) -> Outcome:
     chain = _have(facts.chain)
     leaf = chain.certificates[0]
     claimed = " < ".join(_name(c) for c in chain.certificates)
@@ -298,7 +298,7 @@ def _chain(evidence: TpmEvidence, facts: TpmFacts, now: int) -> Outcome:
         _have(facts.key)
     ):
         return failed("the certificate is another key's", claimed)
-    roots = [root for root in vtpm_roots_for(evidence.platform) if _leads_to(chain.certificates, root)]
+    roots = [root for root in pinned if _leads_to(chain.certificates, root)]
     if not roots:
         hint = "the chain does not reach a pinned vTPM root; supply every certificate between the key and the root"
         outcome = failed if evidence.hcl_key is None else _unneeded
@@ -335,12 +335,12 @@ def _leaf_problem(leaf: x509.Certificate) -> str | None:
     return None
 
 
-def _revocation(evidence: TpmEvidence, facts: TpmFacts, policy: Policy, now: int) -> Outcome:
+def _revocation(
+    evidence: TpmEvidence, facts: TpmFacts, pinned: tuple[x509.Certificate, ...], policy: Policy, now: int
+) -> Outcome:
     """Good, revoked or unknown: each certificate below the root needs a current CRL of its issuer."""
     chain = list(_have(facts.chain).certificates)
-    path = chain + [
-        root for root in vtpm_roots_for(evidence.platform) if chain[-1].issuer == root.subject != chain[-1].subject
-    ]
+    path = chain + [root for root in pinned if chain[-1].issuer == root.subject != chain[-1].subject]
     status = RevocationPack((), evidence.crls, now, policy.max_collateral_age).chain(path)
     if status.state == "unknown":
         return skipped(f"revocation unknown: {status.detail}", status.state, "good")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from teehouse_core.appraise.anchors import PINNED, Anchors
 from teehouse_core.appraise.catalogue import CATALOGUE
 from teehouse_core.appraise.verdict import Check, State
 from teehouse_core.errors import LocalError, TeehouseError
@@ -56,9 +57,13 @@ def one_of(claimed: str, allowed: tuple[str, ...], hint: str) -> Outcome:
 
 
 class Sheet:
-    """Collects checks in the order they are made; `finish` orders them as the catalogue does."""
+    """Collects checks in the order they are made; `finish` orders them as the catalogue does.
 
-    def __init__(self) -> None:
+    `anchors` are the roots under which its checks are made.
+    """
+
+    def __init__(self, anchors: Anchors = PINNED) -> None:
+        self.anchors = anchors
         self._checks: dict[str, Check] = {}
 
     def run(

@@ -83,7 +83,10 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """All checks of one appraisal. `policy` is the policy's digest, `at` the appraisal time in Unix seconds."""
+    """All checks of one appraisal. `policy` is the policy's digest, `at` the appraisal time in Unix seconds.
+
+    Without `pinned_roots` it was made under TEST roots, says so, and yields no `Accepted`.
+    """
 
     token: InitVar[object]
     checks: tuple[Check, ...]
@@ -96,6 +99,7 @@ class Verdict:
     bundle_sha256: str
     evidence_time: int | None
     not_after: int
+    pinned_roots: bool
 
     def __post_init__(self, token: object) -> None:
         _guard(token, "Verdict")
@@ -130,12 +134,15 @@ class Verdict:
 
         Raises `EvidenceRefused` when the result is refused, `StaleEvidence` (`evidence-age-unknown`, `evidence-over`)
         when nothing proves that the evidence is of now (a stored report can be read, not sealed to), and `LocalError`
-        (`endpoint-not-named`) when the caller never said which endpoint it asked for.
+        (`endpoint-not-named`) when the caller never said which endpoint it asked for, or (`test-roots`) appraised under
+        TEST roots.
         """
         if self.result != "accepted":
             ids = ", ".join(check.id for check in self.refusing) or "the platform is not supported"
             hint = next((check.hint for check in self.refusing if check.hint), None)
             raise EvidenceRefused(f"evidence refused: {ids}", verdict=self, hint=hint)
+        if not self.pinned_roots:
+            raise LocalError("appraised under TEST roots: there is nobody to seal to", code="test-roots")
         if self.evidence_time is None:
             hint = "appraise evidence made for a nonce of your own"
             raise StaleEvidence("the age of this evidence is unknown", code="evidence-age-unknown", hint=hint)
@@ -161,7 +168,7 @@ class Verdict:
             "policy": self.policy,
             "at": self.at,
             "checks": [check.to_json() for check in self.checks],
-            "claims": dict(self.claims),
+            "claims": dict(self.claims) if self.pinned_roots else {**self.claims, "roots": "TEST"},
         }
 
 

@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any, Final
 
+from teehouse_core.appraise.anchors import PINNED, Anchors
 from teehouse_core.appraise.artifacts.base import ArtifactVerdict, conclude
 from teehouse_core.appraise.artifacts.snp import find_collateral as find_amd
 from teehouse_core.appraise.artifacts.tdx import find_collateral
@@ -25,6 +26,7 @@ from teehouse_core.appraise.floors import COMMON, FLOOR
 from teehouse_core.appraise.policy import Policy
 from teehouse_core.appraise.sheet import Sheet, one_of
 from teehouse_core.appraise.tdx_facts import TdxFacts
+from teehouse_core.appraise.technologies import TECHNOLOGIES
 from teehouse_core.appraise.verdict import Tier
 from teehouse_core.errors import LocalError, MalformedError
 from teehouse_core.evidence.eventlog import EventLog, parse_event_log, replay
@@ -61,19 +63,21 @@ def verify_artifact(
     report_data: bytes | None,
     policy: Policy,
     now: int,
+    anchors: Anchors = PINNED,
 ) -> ArtifactVerdict:
     """Appraise one quote at `now` (Unix seconds): a JSON document, or TPMS_ATTEST with its company in `collateral`.
 
     `chain`: certificates of the attestation key, leaf first. `nonce` (≤ 64 bytes) is compared with the quote's
     qualifying data; `report_data` (64 bytes) by its SHA-256, as Teehouse's own bundles bind it. With an HCL report the
     chip's evidence is appraised too (SNP: VCEK in the document or in `collateral`; TDX: the TD quote, and Intel's
-    collateral). Raises `MalformedError` when `raw` is no quote, `LocalError` for wrong arguments.
+    collateral). Any `anchors` but the pinned ones give the tier `simulated`. Raises `MalformedError` when `raw` is no
+    quote, `LocalError` for wrong arguments.
     """
     wanted = _expected(nonce, report_data)
     files = collateral or {}
     document = _document(raw, files)
     parse_quote(document.quote)
-    sheet = Sheet()
+    sheet = Sheet(anchors)
     hcl: HclReport | None = None
     kind = "tpm"
     if document.hcl is not None:
@@ -96,17 +100,21 @@ def verify_artifact(
     hint = "the policy does not accept this type of platform: its field `platforms` must name it"
     sheet.write("policy.platform", one_of(kind, allowed, hint))
     tier: Tier = "vtpm"
+    proven = sheet.state("tpm.ak.trust") == "passed" == sheet.state("tpm.quote.signature")
     if kind != "tpm":
         chip = _chip(sheet, document, hcl, kind, files, policy, now)
         runtime_data(sheet, hcl, chip.report_data)
         facts.claims = {**chip.claims, **facts.claims}
         facts.ends.extend(chip.ends)
         tier = "hardware"
+        proven &= sheet.state(TECHNOLOGIES[kind].chain_check) == "passed" == sheet.state("hcl.runtime-data")
+    if anchors is not PINNED:
+        tier = "simulated"
     asked = {"tpm.quote.nonce"} if wanted is not None or policy.freshness_required else set()
     return conclude(
         sheet,
         floor=(FLOOR[kind] - COMMON) | {"policy.platform"} | asked,
-        tier=tier,
+        tier=tier if proven else "none",
         claims=_claims(raw, kind, facts, policy),
     )
 
@@ -180,7 +188,7 @@ def _chip(
     report = hcl.tee_report if hcl is not None else b""
     amd = None
     with contextlib.suppress(MalformedError):  # `snp.report.format` says so
-        amd = find_amd(parse_report(report), document.vcek, files, now)
+        amd = find_amd(parse_report(report), document.vcek, files, now, sheet.anchors.amd("sev-snp"))
     return check_report(sheet, report, amd, policy, now)
 
 
