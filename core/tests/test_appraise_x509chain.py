@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from teehouse_core.appraise.appraise import _status
-from teehouse_core.appraise.checks_tdx import _have
+from teehouse_core.appraise.tdx_facts import have
 from teehouse_core.appraise.verdict import Check
 from teehouse_core.appraise.x509chain import (
     crl_problem,
@@ -138,7 +138,7 @@ def test_raw_keys_and_signatures() -> None:
 
 def test_what_is_missing_is_malformed() -> None:
     with pytest.raises(MalformedError):
-        _have(None)
+        have(None)
 
 
 def test_ear_tiers() -> None:
