@@ -55,7 +55,7 @@ MAX_POLICY: Final = 256 * 1024  # bytes of one policy file
 DAY: Final = 86400  # seconds
 
 TD_ATTRIBUTES: Final = 0x0000_0000_1000_0000  # SEPT_VE_DISABLE and nothing else: what genuine production TDs have
-# Every XFAM bit seen in genuine production quotes: x87, SSE, AVX, AVX-512, PKRU, PASID, CET, AMX.
+# Every XFAM bit seen in genuine production quotes: x87, SSE, AVX, AVX-512, PKRU, CET, AMX.
 XFAM_ALLOWED: Final = 0x0006_1AE7
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
