@@ -153,6 +153,7 @@ async def _serve(config: NodeConfig) -> None:
     finally:
         rotation.cancel()
         await engine.close()
+        platform.close()
         log_event("stopped")
 
 

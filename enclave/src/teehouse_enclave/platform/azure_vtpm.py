@@ -69,9 +69,13 @@ class AzureVtpmPlatform:
         self._fetch = fetch or _fetch
         self._collateral = CollateralFile(collateral)
         self._log = WorkloadLog()
-        self._hcl = self._tpm.nv_read(HCL_INDEX)
-        self.type = f"az-{'snp' if self._report().kind == 'sev-snp' else 'tdx'}-vtpm"
-        require_unused_register(self._tpm)
+        try:
+            self._hcl = self._tpm.nv_read(HCL_INDEX)
+            self.type = f"az-{'snp' if self._report().kind == 'sev-snp' else 'tdx'}-vtpm"
+            require_unused_register(self._tpm)
+        except BaseException:
+            self._tpm.close()
+            raise
         self._chip: dict[str, str] | None = None
         self._amd: dict[str, str] | None = None
 
@@ -94,6 +98,10 @@ class AzureVtpmPlatform:
         return PlatformEvidence(
             report=raw, event_log=read_log(self._root), aux={**aux, **self._chip}, collateral=collateral
         )
+
+    def close(self) -> None:
+        """Let go of the device; the key is persistent and stays."""
+        self._tpm.close()
 
     def _report(self) -> HclReport:
         try:

@@ -54,6 +54,10 @@ class Platform(Protocol):
         """A fresh report over exactly 64 bytes. Raises `LocalError` for another length."""
         ...
 
+    def close(self) -> None:
+        """Let go of devices; nothing is collected afterwards."""
+        ...
+
 
 def measure_workload(
     platform: Platform,

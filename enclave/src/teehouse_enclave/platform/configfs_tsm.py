@@ -88,7 +88,10 @@ class TsmReports:
 
     def provider(self) -> str:
         """Who answers here: `tdx_guest`, `sev_guest` or another name. Raises `LocalError` (`tsm-missing`)."""
-        return self._with_entry(lambda entry: self._text(entry / "provider"))
+        try:
+            return self._with_entry(lambda entry: self._text(entry / "provider"))
+        except OSError as error:
+            raise _problem(error) from error
 
     def collect(self, report_data: bytes, privilege_level: int | None = None) -> TsmReport:
         """One report over 64 bytes. Raises `OperatorError` (`tsm-busy`) after bounded attempts, `LocalError`."""

@@ -180,6 +180,9 @@ class SnpPlatform:
     def workload_log(self) -> list[dict[str, str]]:
         return self._log.entries()
 
+    def close(self) -> None:
+        """Nothing is held between reports."""
+
     def collect(self, report_data: bytes) -> PlatformEvidence:
         """A fresh report with the certificates at hand. Raises `LocalError` (`host-data`) when the log is another's."""
         check_report_data(report_data)

@@ -90,6 +90,9 @@ class SimulatedPlatform:
         """A copy of the log, as the bundle carries it."""
         return [dict(entry) for entry in self._log]
 
+    def close(self) -> None:
+        """Nothing is held."""
+
     def collect(self, report_data: bytes) -> PlatformEvidence:
         """A fresh quote over 64 bytes with current collateral. Raises `LocalError` (`report-data`)."""
         if len(report_data) != 64:

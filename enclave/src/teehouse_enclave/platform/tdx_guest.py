@@ -65,6 +65,9 @@ class TdxPlatform:
     def workload_log(self) -> list[dict[str, str]]:
         return self._log.entries()
 
+    def close(self) -> None:
+        """Nothing is held between reports."""
+
     def collect(self, report_data: bytes) -> PlatformEvidence:
         """A fresh quote with the firmware's log (CCEL) and the collateral at hand."""
         report = self._reports.collect(report_data)

@@ -8,11 +8,12 @@ start to start and a policy can name it; Google's virtual machines bring a templ
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from pathlib import Path
 from typing import Final
 
-from teehouse_core.errors import LocalError, OperatorError
+from teehouse_core.errors import LocalError, OperatorError, TeehouseError
 from teehouse_core.evidence import tpm as form
 from teehouse_core.evidence.jsontext import b64_text
 from teehouse_enclave.platform.base import PlatformEvidence
@@ -42,8 +43,12 @@ class TpmPlatform:
         self._root = Path(root)
         self._tpm = Tpm(transport or open_transport(str(self._root / DEVICE)))
         self._log = WorkloadLog()
-        self._key, self._public, self._chain = self._make_key(ak_chain)
-        require_unused_register(self._tpm)
+        try:
+            require_unused_register(self._tpm)
+            self._key, self._public, self._chain = self._make_key(ak_chain)
+        except BaseException:
+            self._tpm.close()
+            raise
 
     @property
     def attestation_key_sha256(self) -> str:
@@ -65,6 +70,12 @@ class TpmPlatform:
         if self._chain is not None:
             aux["ak_chain"] = self._chain
         return PlatformEvidence(report=evidence, event_log=read_log(self._root), aux=aux)
+
+    def close(self) -> None:
+        """Free the key and the device; a machine without a resource manager would run out of places."""
+        with contextlib.suppress(TeehouseError):
+            self._tpm.flush(self._key)
+        self._tpm.close()
 
     def _make_key(self, ak_chain: bytes | None) -> tuple[int, bytes, str | None]:
         if ak_chain is not None:

@@ -15,14 +15,20 @@ import struct
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from teehouse_core.errors import LocalError, OperatorError
 
 __all__ = ["AK_TEMPLATE", "RH_ENDORSEMENT", "RH_OWNER", "Tpm", "TpmError", "Transport", "open_transport"]
 
-Transport = Callable[[bytes], bytes]
-"""Sends one whole command, returns one whole response."""
+
+class Transport(Protocol):
+    """Sends one whole command, returns one whole response."""
+
+    def __call__(self, command: bytes) -> bytes: ...
+
+    def close(self) -> None: ...
+
 
 MAX_RESPONSE: Final = 4096  # bytes, TPM2_MAX_RESPONSE_SIZE of the PC Client profile
 NV_CHUNK: Final = 512  # bytes of one NV_Read; every TPM allows at least this
@@ -160,6 +166,10 @@ class Tpm:
         """Free a transient object."""
         self._run("FlushContext", _FLUSH_CONTEXT, struct.pack(">I", handle))
 
+    def close(self) -> None:
+        """Let go of the device; objects that were not flushed stay where no resource manager frees them."""
+        self._send.close()
+
     def _run(self, name: str, code: int, handles: bytes, parameters: bytes | None = None) -> bytes:
         """One command; with `parameters` it carries an empty password for its first handle. The answer's body."""
         tag = _NO_SESSIONS if parameters is None else _SESSIONS
@@ -182,50 +192,64 @@ def open_transport(path: str) -> Transport:
     """A transport to a TPM device node, or to a unix socket that speaks the bare protocol. Raises `LocalError`."""
     try:
         if stat.S_ISSOCK(Path(path).stat().st_mode):
-            return _socket_transport(path)
-        return _device_transport(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+            return _Socket(path)
+        return _Device(os.open(path, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
         hint = "does this machine have a TPM 2.0, and may this process use it?"
         raise LocalError(f"cannot open {path}: {error.strerror}", code="tpm-open", hint=hint) from error
 
 
-def _device_transport(descriptor: int) -> Transport:
-    def send(command: bytes) -> bytes:
+class _Device:
+    """The kernel's device node: it takes and gives whole messages."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def __call__(self, command: bytes) -> bytes:
         try:
-            os.write(descriptor, command)  # the kernel takes and gives whole messages
-            return os.read(descriptor, MAX_RESPONSE)
+            os.write(self._descriptor, command)
+            return os.read(self._descriptor, MAX_RESPONSE)
         except OSError as error:
             raise OperatorError(f"the TPM device fails: {error.strerror}", code="tpm-device") from error
 
-    return send
+    def close(self) -> None:
+        os.close(self._descriptor)
 
 
-def _socket_transport(path: str) -> Transport:
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.settimeout(TIMEOUT)
-    connection.connect(path)
+class _Socket:
+    """A stream socket: an answer's header says how long it is."""
 
-    def exactly(size: int) -> bytes:
+    def __init__(self, path: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(TIMEOUT)
+        try:
+            self._socket.connect(path)
+        except OSError:
+            self._socket.close()
+            raise
+
+    def __call__(self, command: bytes) -> bytes:
+        try:
+            self._socket.sendall(command)
+            head = self._exactly(6)
+            size = struct.unpack(">I", head[2:])[0]
+            if not 10 <= size <= MAX_RESPONSE:
+                raise OperatorError("the TPM's answer is too long", code="tpm-answer")
+            return head + self._exactly(size - 6)
+        except OSError as error:
+            raise OperatorError(f"the TPM's socket fails: {error}", code="tpm-device") from error
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _exactly(self, size: int) -> bytes:
         data = b""
         while len(data) < size:
-            piece = connection.recv(size - len(data))
+            piece = self._socket.recv(size - len(data))
             if not piece:
                 raise OperatorError("the TPM's socket was closed", code="tpm-device")
             data += piece
         return data
-
-    def send(command: bytes) -> bytes:
-        try:
-            connection.sendall(command)
-            head = exactly(6)
-            size = struct.unpack(">I", head[2:])[0]
-            if not 10 <= size <= MAX_RESPONSE:
-                raise OperatorError("the TPM's answer is too long", code="tpm-answer")
-            return head + exactly(size - 6)
-        except OSError as error:
-            raise OperatorError(f"the TPM's socket fails: {error}", code="tpm-device") from error
-
-    return send
 
 
 def _sized(data: bytes) -> bytes:
