@@ -23,6 +23,8 @@ from teehouse_core.errors import (
 )
 
 COMMANDS = ["chat", "verify", "proxy", "demo", "up", "down", "status", "models", "version", "config show"]
+COMMANDS += ["report parse", "report verify", "report compare", "evidence verify", "evidence show"]
+COMMANDS += ["collateral fetch", "collateral import", "collateral show"]
 
 
 @pytest.fixture(autouse=True)

@@ -18,9 +18,10 @@ from cryptography import x509
 from cryptography.x509 import ocsp
 
 from teehouse_core.errors import LocalError, MalformedError
-from teehouse_core.evidence.collateral import IntelCollateral, parse_qe_identity, parse_tcb_info
+from teehouse_core.evidence.collateral import IntelCollateral, parse_qe_identity, parse_rfc3339, parse_tcb_info
 from teehouse_core.evidence.detect import detect
 from teehouse_core.evidence.jsontext import b64_text, load_object, unb64_text
+from teehouse_core.evidence.x509fields import certificate_fields, pem_certificates
 
 __all__ = ["MAX_FILES", "MAX_PACK", "VERSION", "Pack", "PackItem", "build_pack", "describe", "is_pack", "parse_pack"]
 
@@ -114,9 +115,9 @@ def _items(name: str, data: bytes) -> list[PackItem]:
         if kind == "collateral":
             return _intel(name, load_object(data, limit=MAX_PACK, what=name))
         if kind == "pem":
-            return [_certificate(name, c) for c in x509.load_pem_x509_certificates(data)]
+            return [_certificate(name, der) for der in pem_certificates(data.decode("utf-8", "replace"))]
         if kind == "certificate":
-            return [_certificate(name, x509.load_der_x509_certificate(data.rstrip(b"\0")))]
+            return [_certificate(name, data)]
         if kind == "crl":
             return [_crl(name, data)]
         if kind == "rim":
@@ -146,8 +147,7 @@ def _intel(name: str, value: Mapping[str, Any]) -> list[PackItem]:
         _crl(name, c.pck_crl),
         _crl(name, c.root_ca_crl),
     ]
-    chain = x509.load_pem_x509_certificates(c.tcb_info_issuer_chain.encode("ascii"))
-    return [*items, _certificate(name, chain[0])]
+    return [*items, _certificate(name, pem_certificates(c.tcb_info_issuer_chain)[0])]
 
 
 def _crl(name: str, data: bytes) -> PackItem:
@@ -157,19 +157,19 @@ def _crl(name: str, data: bytes) -> PackItem:
     return PackItem(name, "crl", subject, _unix(crl.last_update_utc), _unix(crl.next_update_utc))
 
 
-def _certificate(name: str, c: x509.Certificate) -> PackItem:
-    return PackItem(
-        name, "certificate", _common_name(c.subject), _unix(c.not_valid_before_utc), _unix(c.not_valid_after_utc)
-    )
+def _certificate(name: str, der: bytes) -> PackItem:
+    values = {field.path: field.value for field in certificate_fields(der)}
+    subject = dict(part.partition("=")[::2] for part in values["subject"].split(", "))
+    begins, ends = (parse_rfc3339(values[f"validity.{which}"]) for which in ("not_before", "not_after"))
+    return PackItem(name, "certificate", subject.get("CN", values["subject"]), begins, ends)
 
 
 def _rim(name: str, data: bytes) -> PackItem:
     from teehouse_core.evidence.rim import parse_rim
 
     rim = parse_rim(data)
-    signer = x509.load_der_x509_certificate(rim.certificates[0])
-    subject = f"{rim.product} {rim.version}"
-    return PackItem(name, "rim", subject, _unix(signer.not_valid_before_utc), _unix(signer.not_valid_after_utc))
+    signer = _certificate(name, rim.certificates[0])
+    return PackItem(name, "rim", f"{rim.product} {rim.version}", signer.begins, signer.ends)
 
 
 def _ocsp(name: str, data: bytes) -> PackItem:

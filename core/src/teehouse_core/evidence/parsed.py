@@ -14,13 +14,11 @@ import hashlib
 import json
 from typing import Any, Final
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
-
 from teehouse_core.errors import MalformedError, TeehouseError
 from teehouse_core.evidence.bundle import MAX_BUNDLE, Bundle
 from teehouse_core.evidence.detect import KINDS, detect, fields_of
 from teehouse_core.evidence.jsontext import load_object, unb64_text
+from teehouse_core.evidence.x509fields import pem_certificates
 
 __all__ = ["VERSION", "differing_paths", "parse_artifact", "parse_report"]
 
@@ -130,10 +128,10 @@ def _decoded(text: str) -> list[tuple[str, bytes]]:
 
 def _pem_parts(text: str, count: list[int], depth: int) -> list[dict[str, Any]]:
     try:
-        chain = x509.load_pem_x509_certificates(text.replace("\0", "").encode("utf-8"))
-    except (ValueError, x509.InvalidVersion):
-        return [{"encoding": "pem", **_head("pem", text.encode("utf-8")), "problem": "pem", "fields": [], "parts": []}]
-    ders = [certificate.public_bytes(Encoding.DER) for certificate in chain]
+        ders = pem_certificates(text)
+    except MalformedError as error:
+        head = _head("pem", text.encode("utf-8"))
+        return [{"encoding": "pem", **head, "problem": error.code, "fields": [], "parts": []}]
     return [{"encoding": "pem", **_try("certificate", raw, count, depth)} for raw in ders if _room(count)]
 
 

@@ -6,6 +6,8 @@ A display only: it walks the encoding and verifies nothing. Chains are checked i
 
 from __future__ import annotations
 
+import binascii
+import re
 from datetime import UTC, datetime
 from typing import Final
 
@@ -15,7 +17,7 @@ from teehouse_core.errors import MalformedError
 from teehouse_core.evidence import der
 from teehouse_core.evidence.fields import Field
 
-__all__ = ["certificate_fields", "crl_fields"]
+__all__ = ["certificate_fields", "crl_fields", "pem_certificates"]
 
 MAX_DER: Final = 2 * 1024 * 1024  # bytes of one CRL; certificates are under 3 KiB
 MAX_ENTRIES: Final = 4096  # revoked certificates shown one by one
@@ -43,6 +45,28 @@ _EXTENSION_NAMES: Final = {
     "2.5.29.37": "extended_key_usage",
     "1.3.6.1.5.5.7.1.1": "authority_information_access",
 }
+
+
+_PEM: Final = re.compile(r"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]{1,65536})-----END CERTIFICATE-----")
+MAX_CHAIN: Final = 64  # certificates in one PEM text
+
+
+def pem_certificates(text: str) -> list[bytes]:
+    """DER of the certificates in a PEM text, not parsed: libraries refuse some that vendors really issue (serial 0).
+
+    Raises `MalformedError` (`pem`) when there is none, or too many.
+    """
+    found: list[bytes] = []
+    for match in _PEM.finditer(text):
+        try:
+            found.append(binascii.a2b_base64("".join(match[1].split()), strict_mode=True))
+        except ValueError:
+            raise MalformedError("a PEM certificate is not base64", code="pem") from None
+        if len(found) > MAX_CHAIN:
+            raise MalformedError("too many certificates in one text", code="pem")
+    if not found:
+        raise MalformedError("no certificate in the text", code="pem")
+    return found
 
 
 class _Node:
