@@ -82,8 +82,8 @@ class RevocationPack:
                 response = ocsp.load_der_ocsp_response(data)
                 if response.response_status is not ocsp.OCSPResponseStatus.SUCCESSFUL:
                     raise ValueError("no answer")
-                for single in response.responses:
-                    self._answers.setdefault(single.serial_number, []).append((response, single))
+                (single,) = response.responses  # one each: bounds how many signatures a pack can make us verify
+                self._answers.setdefault(single.serial_number, []).append((response, single))
             except Exception:  # as in Sheet.run: certificate libraries raise more than ValueError on hostile bytes
                 self.unreadable += 1
         for data in crls:

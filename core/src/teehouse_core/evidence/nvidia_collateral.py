@@ -19,9 +19,9 @@ __all__ = ["MAX_CRLS", "MAX_OCSP", "MAX_RIMS", "NvidiaCollateral"]
 
 MAX_RIMS: Final = 16  # a driver, a VBIOS and a switch manifest serve a whole machine of one kind
 MAX_OCSP: Final = 128  # one per device certificate and a few for the shared ones
-MAX_CRLS: Final = 8
+MAX_CRLS: Final = 4  # the chip CAs and the root
 MAX_RESPONSE: Final = 16 * 1024  # bytes of one OCSP response; genuine ones are under 2 KiB
-MAX_CRL: Final = 2 * 1024 * 1024  # bytes
+MAX_CRL: Final = 256 * 1024  # bytes; NVIDIA lists chips and provisioners here, not devices
 
 _LISTS: Final = {"rims": (MAX_RIMS, MAX_RIM), "ocsp": (MAX_OCSP, MAX_RESPONSE), "crl": (MAX_CRLS, MAX_CRL)}
 
