@@ -12,9 +12,9 @@ BENCH_ARGS ?=
 # program:package, only what some test or bench starts; a test whose program is missing skips with "missing program:".
 #   nginx     bench: the pass-through that the gateway is compared with
 #   ip        tests: the run without a network (a namespace with loopback only)
-# Planned, added by the work that first starts them: postgres:postgresql, swtpm:swtpm, swtpm_setup:swtpm-tools,
-# softhsm2-util:softhsm2, chromium:chromium.
-TEST_PROGRAMS := nginx:nginx ip:iproute2
+#   swtpm     tests: the tier `vtpm` against a real software TPM; tpm2_create makes the keys of its fake Azure machine
+# Planned, added by the work that first starts them: postgres:postgresql, softhsm2-util:softhsm2, chromium:chromium.
+TEST_PROGRAMS := nginx:nginx ip:iproute2 swtpm:swtpm tpm2_create:tpm2-tools
 
 .PHONY: help
 help: ## Show this list
