@@ -309,7 +309,7 @@ def test_from_boot_log_to_a_sealed_chat(machine: Machine, tmp_path: Path) -> Non
 
 
 def hcl_report(key: Any, chip: bytes, kind: int) -> bytes:
-    """An HCL report as the paravisor writes it: chip report, runtime data with that key, zeros up to 2048 bytes (swtpm's largest index)."""
+    """An HCL report as the paravisor writes it, padded to 2048 bytes, which is swtpm's largest NV index."""
     numbers = key.public_numbers()
     n = base64.urlsafe_b64encode(numbers.n.to_bytes(256, "big")).decode().rstrip("=")
     runtime = json.dumps(
