@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
+from teehouse_core.appraise.checks_eventlog import log_digests
 from teehouse_core.appraise.facts import PlatformFacts
 from teehouse_core.appraise.policy import ANY, Policy
 from teehouse_core.appraise.revocation import RevocationPack
@@ -28,7 +29,7 @@ from teehouse_core.errors import MalformedError, TeehouseError
 from teehouse_core.evidence import tpm
 from teehouse_core.evidence.akcert import AkChain, parse_ak_chain
 from teehouse_core.evidence.bundle import Bundle
-from teehouse_core.evidence.eventlog import EventLog, digest_problem, parse_event_log, replay, secure_boot
+from teehouse_core.evidence.eventlog import EventLog, parse_event_log, replay, secure_boot
 from teehouse_core.evidence.jsontext import unb64_text
 
 __all__ = ["TpmEvidence", "TpmFacts", "check_quote", "check_tpm", "tpm_evidence", "verify_signature"]
@@ -377,18 +378,10 @@ def _log_checks(sheet: Sheet, evidence: TpmEvidence, facts: TpmFacts, policy: Po
         return passed(f"{len(facts.log.events)} events, banks {' '.join(facts.log.banks)}", facts.log.form)
 
     sheet.run("tpm.log.format", parse)
-    sheet.run("tpm.log.digests", lambda: _log_digests(facts), needs=(facts.log,))
+    sheet.run("tpm.log.digests", lambda: log_digests(_have(facts.log)), needs=(facts.log,))
     fits = sheet.run("tpm.log.replay", lambda: _log_replay(facts), needs=(facts.log, facts.pcrs or None))
     log = facts.log if fits else None
     sheet.run("tpm.log.secure-boot", lambda: _secure_boot(facts), required=boot, needs=(log,))
-
-
-def _log_digests(facts: TpmFacts) -> Outcome:
-    events = _have(facts.log).events
-    for event in events:
-        if problem := digest_problem(event):
-            return failed(problem)
-    return passed(f"{len(events)} events", "each digest that is the hash of its event's data recomputes")
 
 
 def _log_replay(facts: TpmFacts) -> Outcome:

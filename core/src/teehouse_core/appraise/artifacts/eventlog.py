@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from teehouse_core.appraise.artifacts.base import ArtifactVerdict
+from teehouse_core.appraise.checks_eventlog import log_digests
 from teehouse_core.appraise.policy import Policy
 from teehouse_core.appraise.sheet import Outcome, Sheet, failed, passed, skipped
 from teehouse_core.errors import LocalError, MalformedError
-from teehouse_core.evidence.eventlog import EventLog, digest_problem, parse_event_log, replay, rtmrs, secure_boot
+from teehouse_core.evidence.eventlog import EventLog, parse_event_log, replay, rtmrs, secure_boot
 from teehouse_core.evidence.jsontext import load_object
 from teehouse_core.evidence.tdx import TdQuote, parse_any_quote
 from teehouse_core.evidence.tpm import parse_pcrs, parse_quote, pcr_digest
@@ -62,7 +63,7 @@ def verify_artifact(
     sheet = Sheet()
     shown = f"{len(log.events)} events, banks {' '.join(log.banks)}"
     sheet.write("eventlog.format", passed(shown, {"tcg2": "crypto-agile", "tcg1": "SHA-1"}.get(log.form, log.form)))
-    sheet.run("eventlog.digests", lambda: _digests(log))
+    sheet.run("eventlog.digests", lambda: log_digests(log))
     registers = next((r for name in sorted(files) if (r := _registers(name, files[name])) is not None), None)
     if registers is None:
         hint = "supply what the log should lead to: the TDX or TPM quote made after it, or a list of PCR values"
@@ -73,13 +74,6 @@ def verify_artifact(
     accepted = all(check.state == "passed" for check in checks)
     claims = _claims(raw, log, policy, registers)
     return ArtifactVerdict("accepted" if accepted else "refused", "none", checks, claims)
-
-
-def _digests(log: EventLog) -> Outcome:
-    for event in log.events:
-        if problem := digest_problem(event):
-            return failed(problem)
-    return passed(f"{len(log.events)} events", "each digest that is the hash of its event's data recomputes")
 
 
 def _replay(log: EventLog, registers: _Registers) -> Outcome:
