@@ -15,6 +15,7 @@ from typing import Any
 
 from cryptography import x509
 
+from teehouse_core.appraise.checks_eventlog import check_td_log
 from teehouse_core.appraise.checks_tdx_tcb import check_second_opinion, check_tcb
 from teehouse_core.appraise.checks_tdx_td import body_claims, check_body, check_references
 from teehouse_core.appraise.policy import ANY, Policy
@@ -44,6 +45,7 @@ def check_tdx(sheet: Sheet, bundle: Bundle, policy: Policy, now: int) -> TdxFact
     check_quote(sheet, facts, policy, now)
     if facts.td is not None:
         facts.report_data, facts.register = facts.td.report_data, facts.td.rtmr[3]
+    check_td_log(sheet, bundle.platform.event_log, facts.td.rtmr if facts.td is not None else None)
     return facts
 
 

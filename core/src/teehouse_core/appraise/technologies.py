@@ -46,7 +46,7 @@ class Technology:
     log_register: Callable[[Iterable[bytes]], bytes]
 
 
-_TDX_WORDS: Final = frozenset({"tdx"})
+_TDX_WORDS: Final = frozenset({"tdx", "eventlog"})
 _SNP_WORDS: Final = frozenset({"snp"})
 _TPM_WORDS: Final = frozenset({"tpm"})
 _HCL_WORDS: Final = _TPM_WORDS | {"hcl"}
