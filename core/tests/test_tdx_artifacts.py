@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -312,6 +313,18 @@ def test_a_status_is_accepted_where_the_policy_names_it() -> None:
                 assert "policy.platform" in refusing(appraise(raw, files, STANDARD, seconds(run["at"])))
                 seen += 1
     assert seen >= 3
+
+
+def test_a_machine_is_known_by_either_of_its_names() -> None:
+    row = next(r for r in rows() if r["verify"] and r["verify"][0]["result"] == "UpToDate")
+    run = row["verify"][0]
+    raw, files = (VECTORS / row["file"]).read_bytes(), {"c.json": (VECTORS / run["collateral"]).read_bytes()}
+    claims = appraise(raw, files, BOTH, seconds(run["at"])).claims
+    assert isinstance(claims["smt_enabled"], bool)
+    instance = hashlib.sha256(bytes.fromhex(claims["platform_instance_id"])).hexdigest()
+    for name in (instance, hashlib.sha256(bytes.fromhex(row["ppid"])).hexdigest()):
+        known = appraise(raw, files, replace(BOTH, machines=(name,)), seconds(run["at"]))
+        assert known.result == "accepted"
 
 
 def test_what_is_not_genuine_is_refused() -> None:

@@ -273,7 +273,11 @@ def _fmspc(facts: TdxFacts) -> Outcome:
 
 
 def _machine(facts: TdxFacts, policy: Policy) -> Outcome:
-    machine = hashlib.sha256(have(facts.sgx).ppid).hexdigest()
+    sgx = have(facts.sgx)
+    names = [hashlib.sha256(sgx.ppid).hexdigest()]
+    if sgx.platform_instance_id is not None:
+        names.append(hashlib.sha256(sgx.platform_instance_id).hexdigest())
     if ANY in policy.machines:
-        return not_applicable(f"the policy lists no machines; this one is {machine}")
-    return one_of(machine, policy.machines, "this machine is not on the policy's list")
+        return not_applicable(f"the policy lists no machines; this one is {names[0]}")
+    known = next((name for name in names if name in policy.machines), names[0])
+    return one_of(known, policy.machines, "this machine is not on the policy's list")

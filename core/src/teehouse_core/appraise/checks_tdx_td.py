@@ -119,6 +119,9 @@ def body_claims(facts: TdxFacts) -> dict[str, Any]:
         found["isv_svn"] = quote.report.isv_svn
     if facts.sgx is not None:
         found["fmspc"] = facts.sgx.fmspc.hex()
+        if facts.sgx.platform_instance_id is not None:
+            found["platform_instance_id"] = facts.sgx.platform_instance_id.hex()
+        found.update(facts.sgx.configuration)
     if facts.tcb_status:
         found["tcb_status"] = facts.tcb_status
         found["advisories"] = list(facts.advisories)

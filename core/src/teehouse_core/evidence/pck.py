@@ -22,7 +22,11 @@ MAX_EXTENSION: Final = 4096  # bytes; genuine ones are 554 or less
 
 @dataclass(frozen=True, slots=True)
 class SgxExtension:
-    """`ppid` 16 bytes (names the machine), `fmspc` 6, `pce_id` 2, `cpu_svn` 16, `components` 16 small numbers."""
+    """`ppid` 16 bytes (names the machine), `fmspc` 6, `pce_id` 2, `cpu_svn` 16, `components` 16 small numbers.
+
+    Certificates of the Platform CA also have `platform_instance_id` (16 bytes, the machine as assembled, of several
+    packages) and `configuration`: `dynamic_platform`, `cached_keys`, `smt_enabled`, each where it is said.
+    """
 
     ppid: bytes
     components: tuple[int, ...]
@@ -30,6 +34,8 @@ class SgxExtension:
     cpu_svn: bytes
     pce_id: bytes
     fmspc: bytes
+    platform_instance_id: bytes | None = None
+    configuration: tuple[tuple[str, bool], ...] = ()
 
 
 def parse_sgx_extension(data: bytes) -> SgxExtension:
@@ -49,7 +55,19 @@ def parse_sgx_extension(data: bytes) -> SgxExtension:
         cpu_svn=_sized(_value(tcb, 18, der.OCTET_STRING), 16),
         pce_id=_sized(_value(fields, 3, der.OCTET_STRING), 2),
         fmspc=_sized(_value(fields, 4, der.OCTET_STRING), 6),
+        platform_instance_id=_sized(_value(fields, 6, der.OCTET_STRING), 16) if 6 in fields else None,
+        configuration=_configuration(_value(fields, 7, der.SEQUENCE)) if 7 in fields else (),
     )
+
+
+def _configuration(content: bytes) -> tuple[tuple[str, bool], ...]:
+    members = _fields(content, f"{SGX_EXTENSION_OID}.7")
+    found = []
+    for number, name in enumerate(("dynamic_platform", "cached_keys", "smt_enabled"), start=1):
+        if number in members:
+            flag = _sized(_value(members, number, der.BOOLEAN), 1)
+            found.append((name, flag != b"\0"))
+    return tuple(found)
 
 
 def _fields(content: bytes, prefix: str) -> dict[int, tuple[int, bytes]]:
