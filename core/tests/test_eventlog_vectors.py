@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from tpm_vectors import VECTORS, gce, vector
 
 from teehouse_core.appraise.artifacts.eventlog import verify_artifact
+from teehouse_core.appraise.checks_eventlog import check_td_log
 from teehouse_core.appraise.policy import Policy
+from teehouse_core.appraise.sheet import Sheet
 from teehouse_core.errors import LocalError, MalformedError, TeehouseError
 from teehouse_core.evidence.eventlog import (
     MAX_LOG,
@@ -198,3 +200,27 @@ def test_any_json_gives_only_our_errors(value: Any) -> None:
     for raw in (json.dumps([value]), json.dumps([{"imr": 0, "event_type": 1, "digest": value}])):
         with contextlib.suppress(TeehouseError):
             parse_event_log(raw.encode())
+
+
+@pytest.mark.parametrize(
+    ("name", "quote", "refusing"),
+    [
+        ("gcp-cos113_ccel_data.dat", "gcp-cos113_cos-113-tdx-quote.dat", []),
+        ("lunal_tdx_ccel_live2.dat", "lunal_tdx_quote_live.dat", []),
+        ("lunal_tdx_ccel_live.bin", "lunal_tdx_quote_live.dat", ["eventlog.replay"]),
+        (
+            "gcp-cos113_nonce.dat",
+            "lunal_tdx_quote_live.dat",
+            ["eventlog.format", "eventlog.digests", "eventlog.replay"],
+        ),
+    ],
+)
+def test_the_log_of_a_td_bundle_is_held_against_its_quote(name: str, quote: str, refusing: list[str]) -> None:
+    registers = vector(f"eventlog/ccel/{quote}")[48 + 328 : 48 + 520]
+    sheet = Sheet()
+    rtmr = tuple(registers[48 * n : 48 * n + 48] for n in range(4))
+    check_td_log(sheet, vector(f"eventlog/ccel/{name}"), rtmr)
+    assert [check.id for check in sheet.refusing()] == refusing
+    none = Sheet()
+    check_td_log(none, None, rtmr)
+    assert none.refusing() == ()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks of a boot event log: its digests are those of its data, and it leads to the registers of a TD.
 
-RTMR3 is not compared: the node extends it after the firmware's log ended, and `workload.log.replay` holds it. A log says
-what was measured, and the registers alone already say that it was measured; so a bundle without one is judged by its
+RTMR3 is not compared: the node extends it after the firmware's log ended, and `workload.log.replay` holds it. A log
+says what was measured, and the registers alone already say that it was; so a bundle without one is judged by its
 Reference Values, and a log that is there must be right.
 """
 
