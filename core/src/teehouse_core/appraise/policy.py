@@ -2,7 +2,7 @@
 """The Appraisal Policy: one typed value, from a preset or from a TOML or JSON file.
 
 Every loosening is a named field. Unknown fields are an error, a list means "one of these" and an empty one means
-"none" (only `machines`, `moderation` and versions of GPUs know `"*"`, any). The digest names the policy in each verdict.
+"none" (only `machines`, `moderation` and versions of GPUs know `"*"`, any). The digest names it in every verdict.
 """
 
 from __future__ import annotations
