@@ -131,7 +131,8 @@ class Case:
     policy: Policy = EVALUATE
     now: int = NOW
 
-    def verdict(self) -> Verdict:
+    def bytes(self) -> bytes:
+        """The whole bundle."""
         devices = self.devices()
         nonce = self.nonce or device_nonce()
         entries = [
@@ -139,7 +140,10 @@ class Case:
             for d in devices
         ]
         nvidia = NvidiaCollateral(tuple(self.rims(devices)), tuple(self.answers(devices)), tuple(self.crls()))
-        return appraise(bundle(entries, nvidia), self.policy, self.now, endpoint=ENDPOINT, nonce=NONCE)
+        return bundle(entries, nvidia)
+
+    def verdict(self) -> Verdict:
+        return appraise(self.bytes(), self.policy, self.now, endpoint=ENDPOINT, nonce=NONCE)
 
 
 def gpus(**changes: Any) -> Callable[[], list[Device]]:
