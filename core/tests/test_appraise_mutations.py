@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -122,6 +123,13 @@ COLLATERAL_GONE = {
     "tdx.qe.level",
 } | NO_LEVEL
 
+BOOT_LOG = b"[]"  # of a machine that measured nothing
+
+
+def with_log(raw: bytes) -> Callable[[dict[str, Any]], None]:
+    return lambda document: document["platform"].update(event_log=b64_text(raw))
+
+
 CASES = [
     Case("quote cut short", QUOTE_GONE, lambda: Forge(cut=-1)),
     Case("quote of version 5", QUOTE_GONE, lambda: Forge(header=lambda h: b"\x05" + h[1:])),
@@ -192,6 +200,8 @@ CASES = [
     Case("keyset key exchanged", {"binding.report-data"}, edit(exchange_key)),
     Case("report data of nothing", {"binding.report-data"}, td(report_data=bytes(64))),
     Case("device put into the bundle", {"binding.report-data"} | NO_DEVICE, edit(device)),
+    Case("boot log that is none", {"eventlog.format", "eventlog.digests", "eventlog.replay"}, edit(with_log(b"x"))),
+    Case("boot log of another boot", {"eventlog.replay"}, edit(with_log(BOOT_LOG))),
     Case("another nonce", {"challenge.nonce"}, nonce=bytes(32)),
     Case("no nonce", {"challenge.nonce"}, nonce=None),
     Case("challenge exchanged", {"binding.report-data"}, edit(lambda d: d["challenge"].update(value=b64_text(bytes(32)))), nonce=bytes(32)),
