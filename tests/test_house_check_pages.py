@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
-def check_pages() -> ModuleType:
+def check_pages(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
     spec = importlib.util.spec_from_file_location("house_check_pages", ROOT / "tools/check_pages.py")
     assert spec is not None
     assert spec.loader is not None
@@ -88,6 +89,22 @@ def test_a_wrong_table_is_named(
     table.write_text(text.replace(old, new), encoding="utf-8")
     assert check_pages.main(["--check", "--root", str(tree)]) == 1
     assert told in capsys.readouterr().err
+
+
+def test_a_policy_field_without_meaning_and_a_meaning_without_field_fail(
+    check_pages: ModuleType, tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tree / "docs/policy.toml"
+    text = table.read_text(encoding="utf-8")
+    table.write_text(
+        text.replace("[roles]", "[rolls]").replace('"tdx.tcb.status"', '"tdx.tcb.state"'), encoding="utf-8"
+    )
+    capsys.readouterr()
+    assert check_pages.main(["--check", "--root", str(tree)]) == 1
+    out = capsys.readouterr().out
+    assert "policy field roles has no entry" in out
+    assert "describes rolls, which is no policy field" in out
+    assert "tcb_statuses names tdx.tcb.state, which is no check" in out
 
 
 def test_documented_commands_parse(check_pages: ModuleType) -> None:

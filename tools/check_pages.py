@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes one page per check id, in English and Chinese, from `docs/checks/<technology>.toml`.
+"""Writes one page per check id, in English and Chinese, from `docs/checks/<technology>.toml`; and the policy's fields.
 
 A table file has `[page]` (`order`, `words`: the first words of its check ids, `command`; `[page.en]` and `[page.zh]`
 with `title` and `intro`) and one table per check id, `["tdx.quote.signature"]`, with `.en` and `.zh` below it. Each of
@@ -20,6 +20,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+from policy_page import PAGE, SOURCE, load_meanings, policy_page, policy_problems
 
 from teehouse_core.appraise.catalogue import CATALOGUE
 from teehouse_core.appraise.floors import FLOOR
@@ -88,7 +90,7 @@ GROUPS = {
 }
 
 
-class TableError(Exception):
+class TableError(ValueError):
     """A table file that does not hold what it must; the text names file and place."""
 
 
@@ -157,17 +159,18 @@ def coverage(parts: list[Part]) -> Iterator[str]:
             yield f"{check_id} has no entry below {TABLES}"
 
 
-def make_pages(parts: list[Part]) -> dict[str, str]:
+def make_pages(parts: list[Part], meanings: dict[str, Any]) -> dict[str, str]:
     """Path → text of every page. A Chinese page says which English text it pairs, as hand-written ones do."""
     pages: dict[str, str] = {}
     for language in LANGUAGES:
-        made = {"index": _index(parts, language)}
+        made = {"checks/index": _index(parts, language)}
+        made[PAGE] = policy_page(meanings, language, MARK.format(source=SOURCE))
         for part in parts:
-            made.update({i: _page(part, i, language) for i in part.entries if i in CATALOGUE})
+            made.update({f"checks/{i}": _page(part, i, language) for i in part.entries if i in CATALOGUE})
         for name, text in made.items():
-            path = f"docs/{language}/checks/{name}.md"
+            path = f"docs/{language}/{name}.md"
             if language != "en":
-                source = f"docs/en/checks/{name}.md"
+                source = f"docs/en/{name}.md"
                 digest = hashlib.sha256(pages[source].encode("utf-8")).hexdigest()
                 text = f"<!-- translates: {source} sha256:{digest} -->\n{text}"
             pages[path] = text
@@ -246,11 +249,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     root: Path = args.root
     try:
-        parts = load_parts(root)
-    except TableError as error:
+        parts, meanings = load_parts(root), load_meanings(root)
+    except ValueError as error:
         print(f"check_pages: {error}", file=sys.stderr)
         return 1
-    pages, findings = make_pages(parts), list(coverage(parts))
+    pages, findings = make_pages(parts, meanings), [*coverage(parts), *policy_problems(meanings)]
     if args.check:
         findings += stale_pages(root, pages)
     else:
