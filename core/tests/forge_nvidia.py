@@ -359,6 +359,8 @@ def ocsp_response(
     signer: Signer | None = None,
     issuer: Signer | None = None,
     hash_algorithm: hashes.HashAlgorithm | None = None,
+    algorithm: hashes.SHA224 | hashes.SHA384 | None = None,
+    by_name: bool = False,
 ) -> bytes:
     """One response about `child` by a responder of its issuer, or by `signer`."""
     issuer = issuer or pki().issuer_of(child)
@@ -374,10 +376,11 @@ def ocsp_response(
         revocation_time=at(NOW - 2 * DAY) if revoked else None,
         revocation_reason=reason if revoked else None,
     )
-    builder = builder.responder_id(ocsp.OCSPResponderEncoding.HASH, by.certificate)
+    encoding = ocsp.OCSPResponderEncoding.NAME if by_name else ocsp.OCSPResponderEncoding.HASH
+    builder = builder.responder_id(encoding, by.certificate)
     if by.certificate != issuer.certificate:
         builder = builder.certificates([by.certificate])
-    return builder.sign(by.key, hashes.SHA384()).public_bytes(Encoding.DER)
+    return builder.sign(by.key, algorithm or hashes.SHA384()).public_bytes(Encoding.DER)
 
 
 def crl(issuer: Signer, revoked: Mapping[int, x509.ReasonFlags | None], *, until: int = NOW + 6 * DAY) -> bytes:

@@ -17,7 +17,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.ocsp import OCSPCertStatus
+from cryptography.x509.ocsp import OCSPCertStatus, OCSPResponseBuilder, OCSPResponseStatus
 from forge_nvidia import DAY, GPU, NOW, SWITCH, Device, machine, pki
 
 from teehouse_core.appraise import rimshelf
@@ -240,6 +240,12 @@ def foreign_answers(devices: list[Device]) -> list[bytes]:
 
 
 @cache
+def impostor() -> forge.Signer:
+    """A CA with the provisioner's name and a key of its own."""
+    return forge.certificate("SIMULATED provisioner", pki().identity, ca=True, key_name="impostor")
+
+
+@cache
 def foreign_signer() -> tuple[forge.Signer, list[x509.Certificate]]:
     root = other_root("NVIDIA CoRIM signing Root CA")
     chip = forge.certificate("SIMULATED foreign reference CA", root, ca=True)
@@ -339,6 +345,11 @@ CASES = [
     Case("answer by another issuer's responder", {REVOCATION}, answers=by_stranger(0)),
     Case("answer by a certificate of no such use", {REVOCATION}, answers=by_responder(0, extensions=())),
     Case("answer by a responder whose time is over", {REVOCATION}, answers=by_responder(0, until=NOW)),
+    Case("answer under another key of the issuer's name", {REVOCATION}, answers=lambda d: with_answer(0, issuer=impostor(), signer=impostor())(d)),
+    Case("answer naming the issuer by SHA-512", {REVOCATION}, answers=with_answer(0, hash_algorithm=hashes.SHA512())),
+    Case("responder that could not answer", {REVOCATION}, answers=lambda d: [OCSPResponseBuilder.build_unsuccessful(OCSPResponseStatus.TRY_LATER).public_bytes(Encoding.DER), *forge.answers(d)[1:]]),
+    Case("answer signed with a short hash", {REVOCATION}, answers=with_answer(0, algorithm=hashes.SHA224())),
+    Case("responder known by its name", set(), answers=with_answer(0, by_name=True)),
     Case("answer about another device", {REVOCATION}, answers=lambda d: [*forge.answers(d)[1:], forge.ocsp_response(forge.gpu(9).chain[1])]),
     Case("answer by the issuer itself", set(), answers=lambda d: with_answer(0, signer=pki().provisioner)(d)),
     Case("answer naming the issuer by SHA-384", set(), answers=with_answer(0, hash_algorithm=hashes.SHA384())),
@@ -350,6 +361,7 @@ CASES = [
     Case("CRL under a foreign key", {REVOCATION}, answers=without_answer(2), crls=lambda: [forge.crl(replace(pki().device_root, key=forge.key("x")), {})]),
     Case("declared as another architecture", {"gpu.device.identity"}, declare={"arch": "BLACKWELL"}),
     Case("report names another chip", {"gpu.device.identity"}, opaque(n35=b"GB100\0")),
+    Case("a switch's report by a GPU", {"gpu.device.identity", "gpu.driver.version"}, opaque(n3=None), policy=replace(EVALUATE, gpu=LOOSE), rims=lambda _: []),
     Case("switch with another's identifier", {"gpu.device.identity"}, lambda: [forge.switch().with_opaque(n22=bytes(8))]),
     Case("driver not allowed", {"gpu.driver.version"}, policy=gpu_policy(drivers=("590.48.02",))),
     Case("driver allowed", set(), policy=gpu_policy(drivers=("590.48.01",), min_driver="590.48")),

@@ -195,6 +195,58 @@ def test_any_firmware_extension_raises_only_our_errors(data: bytes) -> None:
             firmware_ids(chain[0])
 
 
+def test_a_firmware_extension_of_another_form_is_refused() -> None:
+    spki = forge.tlv(0x30, b"")
+    one = forge.tlv(2, b"\1")
+    right = forge.tlv(0x30, forge.SHA384_OID, forge.tlv(4, forge.FWID))
+    sha256 = forge.tlv(6, bytes.fromhex("608648016503040201"))
+    dice = "2.23.133.5.4.1.1"
+
+    def refused(*members: bytes, oid: str = "2.23.133.5.4.1", raw: bytes | None = None) -> None:
+        value = forge.tlv(0x30, *members) if raw is None else raw
+        extension = x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), value)
+        _, chain = forge.chain_for("GH100", bytes(8), extensions=(extension,))
+        with pytest.raises(MalformedError):
+            firmware_ids(chain[0])
+
+    refused(spki, right)
+    refused(one, spki, forge.tlv(0x30, forge.SHA384_OID, forge.tlv(4, bytes(48))))
+    refused(one, spki, forge.tlv(0x30, sha256, forge.tlv(4, forge.FWID)))
+    refused(one, spki, forge.tlv(0x30, forge.SHA384_OID, forge.tlv(4, bytes(32))))
+    refused(one, spki, forge.tlv(0x30, forge.SHA384_OID))
+    refused(one, spki, forge.tlv(4, forge.FWID))
+    refused(forge.tlv(0x80, b"x"), oid=dice)
+    refused(forge.tlv(0xA6, right), forge.tlv(0xA6, right), oid=dice)
+    refused(raw=forge.tlv(4, right))
+    refused(raw=bytes(2000))
+    both = tuple(x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), right) for oid in ("2.23.133.5.4.1", dice))
+    with pytest.raises(MalformedError):
+        firmware_ids(forge.chain_for("GH100", bytes(8), extensions=both)[1][0])
+
+
+def test_artifact_arguments_and_files_of_another_form() -> None:
+    given: dict[str, Any] = {"chain": None, "collateral": None, "nonce": None, "report_data": None}
+    given |= {"policy": LOOSE, "now": forge.NOW}
+    for wrong in ({"chain": b""}, {"nonce": NONCE}, {"report_data": bytes(64)}):
+        with pytest.raises(LocalError):
+            rim_artifact.verify_artifact(manifest(), **(given | wrong))
+    at = manifest().rindex(b"<ds:X509Certificate>") + 20
+    spoilt = manifest()[:at] + b"AAA" + manifest()[at + 3 :]
+    verdict = rim_artifact.verify_artifact(spoilt, **given)
+    assert (verdict.result, verdict.refusing[0].id) == ("refused", "gpu.rim.format")
+    with pytest.raises(MalformedError):
+        nvidia_artifact.load_chain(forge.tlv(0x30, b"x"))
+    assert nvidia_artifact.find_collateral({"x.json": b"{"}) == NvidiaCollateral()
+    assert nvidia_artifact.find_collateral({"x.json": b'{"nvidia": {"rims": [1]}}'}) == NvidiaCollateral()
+    aged = given | {"policy": replace(LOOSE, freshness_required=False), "chain": forge.gpu().pem.encode()}
+    assert nvidia_artifact.verify_artifact(report(), **aged).result == "accepted"
+    odd = forge.gpu().with_opaque(n17=b"\xff", n36=b"\3\0").report(NONCE)
+    told = nvidia_artifact.verify_artifact(odd, **aged).claims
+    assert "project" not in told
+    assert "mode" not in told
+    assert told["project_sku"] == "0200"
+
+
 def test_what_a_chain_says_about_its_device() -> None:
     for device, chip, architecture in (
         (forge.gpu(), "GH100", "HOPPER"),
@@ -267,6 +319,7 @@ ROW = '<Resource type="Measurement" index="7"'
         info_case(f'<ds:Transform Algorithm="{forge.ENVELOPED}"/>', ""),
         info_case("xmldsig-more#sha384", "xmldsig-more#md5"),
         info_case("<ds:DigestValue>", "<ds:DigestValue>AAAA"),
+        info_case("</ds:Transforms>", "</ds:Transforms><ds:Other/>"),
         raw_case(b"<ds:SignatureValue>", b"<ds:SignatureValue>AAAA"),
         raw_case(b"<ds:SignatureValue>", b"<ds:SignatureValue>!"),
         raw_case(b"</ds:SignatureValue>", b"</ds:SignatureValue><ds:SignatureValue/>"),
@@ -388,6 +441,7 @@ def test_gpu_policy_reads_what_it_writes() -> None:
         'devices = [{kind = "nvidia-gpu", count = 0}]',
         'devices = [{kind = "nvidia-gpu"}]',
         'devices = [{kind = "gpu", count = 1}]',
+        "devices = {}",
         'devices = [{kind = "nvidia-gpu", count = 1}, {kind = "nvidia-gpu", count = 2}]',
     ):
         with pytest.raises(LocalError):

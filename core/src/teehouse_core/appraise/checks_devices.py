@@ -47,7 +47,7 @@ class DevicesFacts:
 class _Done:
     device: DeviceEvidence
     facts: DeviceFacts
-    sheet: Sheet
+    checks: dict[str, Check]  # every one of GPU_CHECKS
 
 
 def check_devices(sheet: Sheet, bundle: Bundle, policy: Policy, now: int) -> DevicesFacts:
@@ -85,9 +85,10 @@ def check_set(
     for device in devices:
         own = Sheet()
         facts = check_device(own, device, shelf, nonce, policy)
-        done.append(_Done(device, facts, own))
+        checks = {check.id: check for check in own.finish(GPU_CHECKS, only=True)}
+        done.append(_Done(device, facts, checks))
         found.ends += facts.ends
-        found.submods[device.name] = {"ear.status": _status(own), **device_claims(facts, own)}
+        found.submods[device.name] = {"ear.status": _status(checks), **device_claims(facts, own)}
     for check_id in GPU_CHECKS:
         _fold(sheet, check_id, done)
     sheet.run("devices.unique", lambda: _unique(done))
@@ -98,9 +99,7 @@ def check_set(
 
 def _fold(sheet: Sheet, check_id: str, done: list[_Done]) -> None:
     """One check of the bundle from the same check of each device: the worst state, and which device has it."""
-    checks = [(d.device.name, check) for d in done if (check := d.sheet.check(check_id)) is not None]
-    if len(checks) != len(done):
-        return  # left blank, which the whole sheet shows as skipped and refuses
+    checks = [(d.device.name, d.checks[check_id]) for d in done]
     required = any(check.required for _, check in checks)
     for state, outcome in (("failed", failed), ("skipped", skipped)):
         bad = [(name, check) for name, check in checks if check.state == state]
@@ -124,14 +123,13 @@ def _join(checks: list[tuple[str, Check]], claimed: set[str]) -> str:
     return ", ".join(f"{name} {check.claimed}" for name, check in checks)
 
 
-def _status(sheet: Sheet) -> str:
+def _status(checks: dict[str, Check]) -> str:
     """The EAR tier of one device."""
-    checks = [check for check_id in GPU_CHECKS if (check := sheet.check(check_id)) is not None]
-    if any(check.required and check.state == "failed" for check in checks):
+    if any(check.required and check.state == "failed" for check in checks.values()):
         return "contraindicated"
-    if any(check.refuses for check in checks):
+    if any(check.refuses for check in checks.values()):
         return "none"
-    return "warning" if any(check.state in ("failed", "skipped") for check in checks) else "affirming"
+    return "warning" if any(check.state in ("failed", "skipped") for check in checks.values()) else "affirming"
 
 
 def _unique(done: list[_Done]) -> Outcome:

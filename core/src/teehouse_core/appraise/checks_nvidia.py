@@ -11,7 +11,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from cryptography import x509
 
@@ -26,6 +26,8 @@ from teehouse_core.evidence.nvidia import LOCKED, GpuReport, Opaque, parse_repor
 from teehouse_core.evidence.nvidia_cert import DeviceIdentity, firmware_ids, parse_identity
 
 __all__ = ["GPU_CHECKS", "GPU_FLOOR", "DeviceEvidence", "DeviceFacts", "check_device", "check_rim", "device_claims"]
+
+_T = TypeVar("_T")
 
 CHAIN_LINKS: Final = 4  # signatures from leaf to root: attestation key, device, provisioner, chip identity
 NVDEC0_INDEX: Final = 35  # golden index of a video decoder's firmware, which is not loaded when that is disabled
@@ -341,9 +343,7 @@ def _rim_format(shelf: Shelf) -> Outcome:
 
 
 def _rim_present(facts: DeviceFacts, shelf: Shelf) -> Outcome:
-    report, identity = facts.report, facts.identity
-    if report is None or identity is None:
-        raise MalformedError("missing", code="missing")
+    report, identity = _have(facts.report), _have(facts.identity)
     wanted = [("VBIOS", report.vbios_version, facts.vbios_rim)]
     if not identity.is_switch:
         wanted.insert(0, ("driver", report.driver_version, facts.driver_rim))
@@ -378,10 +378,7 @@ def _overlap(facts: DeviceFacts) -> Outcome:
 
 
 def _measurements(facts: DeviceFacts) -> Outcome:
-    report = facts.report
-    if report is None:
-        raise MalformedError("missing", code="missing")
-    compared = 0
+    report, compared = _have(facts.report), 0
     for name, case in facts.rims:
         if wrong := _mismatches(report, case):
             blocks = " ".join(str(index + 1) for index in wrong)
@@ -389,6 +386,13 @@ def _measurements(facts: DeviceFacts) -> Outcome:
             return failed(hint, f"{len(wrong)} of {len(case.rim.golden)} differ", "none")
         compared += len(case.rim.golden)
     return passed(f"{compared} measurements", "each one of the manifests' values")
+
+
+def _have(value: _T | None) -> _T:
+    """Narrow what `needs` already guaranteed."""
+    if value is None:
+        raise MalformedError("missing", code="missing")
+    return value
 
 
 def _names(chain: tuple[x509.Certificate, ...]) -> str:
@@ -407,20 +411,20 @@ def device_claims(facts: DeviceFacts, sheet: Sheet) -> dict[str, Any]:
         found |= {"chip": identity.chip, "arch": identity.architecture, "device": identity.unit}
         found["serial"] = identity.serial
     if report is not None:
-        for name in ("driver_version", "vbios_version", "mode"):
+        readers: dict[str, Callable[[], str | None]] = {
+            "driver_version": lambda: report.driver_version,
+            "vbios_version": lambda: report.vbios_version,
+            "mode": lambda: None if identity is not None and identity.is_switch else report.mode,
+            "project": lambda: report.text(Opaque.PROJECT),
+            "project_sku": lambda: report.text(Opaque.PROJECT_SKU),
+        }
+        for name, read in readers.items():
             try:
-                value = getattr(report, name)
+                value = read()
             except MalformedError:
-                value = None
-            if value is not None and not (name == "mode" and identity is not None and identity.is_switch):
+                continue  # the check that reads it says so
+            if value is not None:
                 found[name] = value
-        for name, number in (("project", Opaque.PROJECT), ("project_sku", Opaque.PROJECT_SKU)):
-            try:
-                text = report.text(number)
-            except MalformedError:
-                text = None
-            if text:
-                found[name] = text
         if fwid := report.opaque.get(Opaque.FWID):
             found["fwid"] = fwid.hex()
         found["nonce"] = report.request_nonce.hex()

@@ -288,8 +288,6 @@ def _opaque(r: _Cursor, end: int) -> dict[int, bytes]:
         if number in found or r.at + size > end:
             raise MalformedError("an opaque field stands twice or runs over the end", code="gpu-opaque")
         found[number] = r.take(size, f"opaque.{name}.value", text=number in _TEXTS)
-    if r.at != end:
-        raise MalformedError("the opaque data ends inside a field", code="gpu-opaque")
     return found
 
 
