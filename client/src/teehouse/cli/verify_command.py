@@ -147,7 +147,7 @@ def _show(out: Output, verdicts: Sequence[Verdict], settings: Settings, *, verbo
     for number, verdict in enumerate(verdicts):
         if len(verdicts) > 1:
             console.print(Rule(f"node {number + 1} of {len(verdicts)}", style="dim", align="left"))
-        print_verdict(console, verdict, verbose=verbose)
+        print_verdict(console, verdict, verbose=verbose, like=verdicts[0] if number else None)
         console.print()
     out.say(legend())
     if any(v.tier == "simulated" for v in verdicts):

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from teehouse.cli.asking import Answer, ask, chat_body
 from teehouse.cli.output import Output, safe
-from teehouse.cli.verdicts import checks_grid, failures, legend, node_line, summary_line
+from teehouse.cli.verdicts import checks_grid, legend, node_line, refusals, summary_line
 from teehouse.demo import show
 from teehouse.demo.attacks import ATTACKS, Outcome, play, play_honest
 from teehouse.demo.tap import ByteTap
@@ -99,7 +99,7 @@ def _evidence(session: Session, endpoint: str, result: DemoResult, console: Cons
     if len(accepted) != len(nodes) or not accepted:
         refused = next((node for node in nodes if node.accepted is None), None)
         if refused is not None:
-            console.print(failures(refused.verdict.refusing))
+            console.print(refusals(refused.verdict.refusing))
         raise refuse_set([node for node in nodes if node.accepted is None])
     first = accepted[0].verdict
     console.print(node_line(first))
