@@ -153,6 +153,16 @@ async def test_only_candidate_dead_sends_the_client_for_new_evidence(world: Any,
         assert response.headers["Retry-After"] == "1"
 
 
+async def test_a_node_that_failed_is_not_asked_again_before_it_answers_a_poll(world: Any, keyset: Keyset) -> None:
+    a, _ = await two(world)
+    await world.start(poll_seconds=60)
+    await a.stop()
+    for _ in range(4):
+        async with world.post(world.frame(keyset("node-a"), keyset("node-b"))) as response:
+            assert await response.read() == b"from b"
+    assert await world.metric("teehouse_gateway_upstream_failures_total", reason="connect") == 1
+
+
 @pytest.mark.parametrize("code", ["expired", "replayed", "malformed"])
 async def test_a_node_s_verdict_on_the_request_is_final(world: Any, keyset: Keyset, code: str) -> None:
     a, b = await two(world)
