@@ -327,3 +327,28 @@ def test_in_the_background_and_down(platform: Up, home: Home) -> None:
     assert said == {"version": 1, "stopped": True, "supervisor": state["pids"]["supervisor"]}
     assert not any(_alive(pid) for pid in state["pids"].values())
     assert home.json("status")["data_dir"] == str(platform.directory)  # the other one is found again
+
+
+def test_a_model_that_does_not_load_ends_the_start_with_the_reason(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF" + bytes(4096))
+    directory = tmp_path / "d"
+    done = home.run("up", "--dir", str(directory), "--model", str(broken), "--port", "0", "--nodes", "1", "--json")
+    assert done.returncode == 3, done.stderr
+    error = json.loads(done.stdout)["error"]
+    assert error["code"] == "child-start"
+    assert error["message"].startswith("node-0 does not start")
+    assert error["hint"]
+    assert home.json("status", "--dir", str(directory))["state"] == "stopped"
+    assert not (directory / "platform.json").exists()
+
+
+def test_a_signal_during_the_start_stops_what_was_started(tmp_path: Path) -> None:
+    up = Up(Home(tmp_path), tmp_path / "d", "--nodes", "1")
+    node = tmp_path / "d" / "run" / "node-0.ready.json"
+    _until(lambda: node.exists() or up.process.poll() is not None)
+    pid = json.loads(node.read_text())["pid"]
+    assert up.stop(signal.SIGINT) == 0
+    assert not _alive(pid)
+    assert not up.ready_file.exists()

@@ -64,7 +64,6 @@ def _play(options: Any, asked: str, keep: bool, out: Output) -> int:
     console = out.talk if out.as_json else out.data
     console.print(show.headline(options.engine))
     with Steps(out.talk) as steps, Supervisor(options, steps) as platform:
-        steps.__exit__(None, None, None)
         state = platform.state
         if platform.model.note:
             out.say(Text(f"  {safe(platform.model.note)}", style="dim"))

@@ -76,7 +76,7 @@ def side_by_side(console: Console, question: str, sealed: bytes, header: str, of
     grid.add_column()
     grid.add_column()
     grid.add_row(left, right)
-    note = Text.assemble(("it may read the header: ", "dim"), (safe(header), "dim"))
+    note = Text.assemble(("it may read your API key and the header: ", "dim"), (safe(header), "dim"))
     return Group(grid, note)
 
 
