@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -14,7 +14,9 @@ from rich.text import Text
 
 from teehouse.cli.check_titles import GROUPS, title_of
 from teehouse.cli.output import safe, simulated_badge
-from teehouse_core.appraise.verdict import Check, Verdict
+
+if TYPE_CHECKING:
+    from teehouse_core.appraise.verdict import Check, Verdict
 
 __all__ = [
     "MARKS",
