@@ -189,7 +189,7 @@ async def test_usage_pages(world: Any) -> None:
     for i in range(5):
         parsed = UsageRecord(
             kid="0" * 32,
-            th=bytes(32),
+            th=bytes([i]) * 32,
             request_id=b64u(bytes([i]) * 16),
             account="00112233aabbccdd" if i % 2 else "ffeeddccbbaa9988",
             keyset_sha256="0" * 64,

@@ -287,7 +287,7 @@ async def test_nothing_secret_is_logged(world: Any) -> None:
     await refused(world, frame[:-1])
     node.answer = node.stream(marker, then="abort")
     with pytest.raises(aiohttp.ClientPayloadError):
-        async with world.post(frame) as response:
+        async with world.post(world.frame()[: -len(marker)] + marker) as response:
             await response.read()
     await world.settled()
     log = world.log.getvalue()
@@ -364,3 +364,20 @@ async def test_concurrent_streams_do_not_mix(world: Any) -> None:
     began = time.monotonic()
     await asyncio.gather(*(one() for _ in range(50)))
     assert time.monotonic() - began < 20
+
+
+async def test_a_request_id_is_relayed_once_and_its_retry_after_unknown_key_only(world: Any, keyset: Any) -> None:
+    node = await world.node()
+    await world.start()
+    frame = world.frame(request_id="A" * 22)
+    async with world.post(frame) as response:
+        assert response.status == 200
+    for again in (frame, world.frame(request_id="A" * 22), world.frame(request_id="A" * 22, attempt=1)):
+        assert (await refused(world, again))[:2] == (400, "replayed")
+    assert len(node.requests) == 1
+    node.answer = node.problem("unknown-key", 422)
+    assert (await refused(world, world.frame(request_id="B" * 21 + "A")))[:2] == (422, "unknown-key")
+    node.answer = node.stream(b"now")
+    async with world.post(world.frame(request_id="B" * 21 + "A", attempt=1)) as response:
+        assert response.status == 200
+    assert (await refused(world, world.frame(request_id="B" * 21 + "A", attempt=1)))[:2] == (400, "replayed")

@@ -191,15 +191,15 @@ def _choose(offered: Sequence[Accepted], ask: Ask, now: int, refused: Sequence[A
             "after unknown-key the path offers no newer keyset",
             hint="a gateway can claim this at will; nothing was answered",
         )
-    chosen: list[Accepted] = []
-    kids: set[str] = set()
-    for accepted in fit:
+    chosen: dict[str, Accepted] = {}
+    for accepted in sorted(fit, key=lambda one: one.keyset.not_before, reverse=True):
         kid = choose_key(accepted, now, ask.suite).kid
-        # A rogue node may publish another node's key in its own keyset; a request that names a kid twice is refused.
-        if kid not in kids and len(chosen) < ask.candidates:
-            kids.add(kid)
-            chosen.append(accepted)
-    return tuple(chosen)
+        # Two keysets of one node around a rotation share a key, and a rogue node may publish another node's: a request
+        # that named both would be refused, so the newest that lists a key stands for it.
+        listed = any(accepted.keyset.hpke_key(k) or other.keyset.hpke_key(kid) for k, other in chosen.items())
+        if not listed and len(chosen) < ask.candidates:
+            chosen[kid] = accepted
+    return tuple(chosen.values())
 
 
 def _newer(new: Accepted, old: Accepted) -> bool:
