@@ -261,9 +261,7 @@ class TestBadInput:
         content: Any = [{"type": "text", "text": "see"}, {"type": "image_url", "image_url": {"url": picture}}]
         for client in clients(either):
             with client, pytest.raises(openai.APIStatusError) as refused:
-                client.chat.completions.create(
-                    model=either.endpoint, messages=[{"role": "user", "content": content}]
-                )
+                client.chat.completions.create(model=either.endpoint, messages=[{"role": "user", "content": content}])
             eyes = "echo" in str(either.root)  # the demo model has none
             assert refused.value.status_code == (413 if eyes else 400)
             assert refused.value.code == ("image_too_large" if eyes else "image_unsupported")

@@ -100,7 +100,12 @@ class Exchange:
             raise EngineError(404, "unsupported-operation", "this endpoint serves chat completions only")
         model = facts.body.get("model")
         if model not in (self._opened.header.endpoint, self._room.model):
-            raise EngineError(404, "model_not_found", "this endpoint does not serve that model", param="model")
+            raise EngineError(
+                404,
+                "model_not_found",
+                "this endpoint does not serve that model; name the endpoint's id, or the model's own name",
+                param="model",
+            )
 
     async def _produce(self, facts: ContentFacts, outbox: Outbox) -> None:
         room = self._room
