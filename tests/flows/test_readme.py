@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The README's Python runs as it stands, against a running platform."""
+"""The Python of the README and the quickstart runs as it stands, against a running platform."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support_platform import Platform
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("name", ["README.md", "README.zh.md"])
+@pytest.mark.parametrize("name", ["README.md", "README.zh.md", "docs/en/quickstart.md", "docs/zh/quickstart.md"])
 def test_the_python_of_the_readme_runs(name: str, platform: Platform, tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL)
     assert blocks
