@@ -32,6 +32,7 @@ __all__ = ["run_gateway"]
 
 ENDPOINT = "ep-bench-source"
 SIZE = 200  # bytes of one chunk, about one token as a server-sent event
+OPENING = 0.003  # seconds that opening one more stream may take; a stream begins in earnest after that
 AIM = 1 / 3  # of nginx per core, issue 2; PERFORMANCE §4 wants a half later
 NGINX = """\
 # Pass-through as generous as nginx can be: one process, no log, no buffering, connections kept.
@@ -89,7 +90,7 @@ FLOWS = (
 def run_gateway(result: Result, budget: Budget, *, quick: bool, tiny: bool) -> None:
     """All flows; without nginx ours is measured alone, and the comparison is skipped aloud."""
     flows = [Flow("4 streams, paced", 4, "paced", 100.0), Flow("4 streams, flood", 4, "flood")] if tiny else FLOWS
-    rounds, seconds = (2, 0.3) if tiny else (2, 1.0) if quick else (6, 2.5)
+    rounds, seconds = (2, 0.3) if tiny else (2, 0.8) if quick else (6, 2.0)
     with open_rig() as rig:
         source = rig.start_source(ENDPOINT)
         sink = rig.talker("sink")
@@ -139,6 +140,7 @@ def _start_nginx(rig: Rig, upstream: str) -> tuple[int, int]:
 
 def _job(rig: Rig, middle: tuple[int, int], others: list[int], flow: Flow, seconds: float) -> dict[str, Any]:
     order = {"mode": flow.mode, "size": SIZE, "seconds": seconds, "rate": flow.rate or 1}
+    order["delay"] = flow.connections * OPENING
     frame = unsealed_frame(
         ENDPOINT, "source", account_of(rig.api_key), NUMBERED, json.dumps(order).encode(), stream=True
     )
@@ -174,6 +176,10 @@ def _measure(
 
     for _ in turns(case, budget, tuple(middles), rounds, side):
         pass
+    short = sum(one["wall"] < seconds / 4 or not one["middle_cpu"] for one in case.rounds)
+    if short:
+        case.skipped = f"in {short} rounds the first stream ended too soon after the last had begun: a busy machine"
+        return
     _tell(case, flow, compared="nginx" in middles)
 
 
@@ -196,8 +202,8 @@ def _tell(case: Case, flow: Flow, *, compared: bool) -> None:
             f"{theirs.median:,.0f}" if compared else "skipped",
             f"× {ratio.median:.2f}" if compared else "",
             f"{ratio.low:.2f} … {ratio.high:.2f}" if compared else f"{ours.low:,.0f} … {ours.high:,.0f}",
-            f"≥ {AIM:.2f} of nginx",
-            ratio.median >= AIM and not sides.failed if compared else None,
+            "" if whole else f"≥ {AIM:.2f} of nginx",
+            ratio.median >= AIM and not sides.failed if compared and not whole else None,
             ratio.agrees(AIM),
         )
     )

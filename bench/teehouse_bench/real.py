@@ -37,7 +37,7 @@ def run_real(result: Result, budget: Budget, *, quick: bool, tiny: bool, model: 
         return
     engine = {"context": 2048, "parallel": 4, **weights.engine_spec()}
     firsts, tokens = (4, 24) if tiny else (6, 48) if quick else (12, 96)
-    rounds = 2 if tiny else 3 if quick else 8
+    rounds = 2 if tiny or quick else 8
     users = (1,) if tiny else (1, 4)
     with open_rig() as rig:
         pair = open_pair(rig, engine)
@@ -46,7 +46,7 @@ def run_real(result: Result, budget: Budget, *, quick: bool, tiny: bool, model: 
         for number in users:
             for what, repeat, length in (("first token", firsts, 4), ("speed", 1 if number > 1 else 2, tokens)):
                 name = f"{what}, {number} stream" + ("s" if number > 1 else "")
-                if budget.left < 8:
+                if budget.left < 2:
                     result.skip(name, "the time budget ended")
                     continue
                 settings = {"model": weights.name, "streams": number, "requests per stream": repeat, "tokens": length}

@@ -165,8 +165,8 @@ class Bare:
 
 def run_seal(result: Result, budget: Budget, *, quick: bool, tiny: bool) -> None:
     """Requests of three sizes, records of one token, and what the ciphers alone would do."""
-    rounds = 3 if tiny else 5 if quick else 11
-    target = 0.02 if tiny else 0.1 if quick else 0.3  # seconds that one side of a round is repeated for
+    rounds = 3 if tiny or quick else 11
+    target = 0.02 if tiny else 0.05 if quick else 0.15  # seconds that one side of a round is repeated for
     nodes = [make_node("node"), make_node("other")]
     for label, size in SIZES[:2] if tiny else SIZES:
         content = content_of(size)

@@ -3,7 +3,8 @@
 
 A process of its own; one JSON job a line on stdin, one JSON report a line on stdout. A job names the address, the
 request head and frame, the number of connections, and how long closed-loop requests shall go on; the report says what
-arrived and how much CPU the watched processes took meanwhile.
+arrived and how much CPU the watched processes took meanwhile. Of streams, only the time counts in which all of them
+run: from the first byte of the last one to the end of the first one. Opening them is another matter.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import secrets
 import sys
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import httptools
@@ -87,24 +89,54 @@ async def run_job(job: dict[str, Any]) -> dict[str, Any]:
         return sinks[-1]
 
     gc.collect()
-    before, busy = {pid: cpu_seconds(pid) for pid in pids}, Busy.now()
-    own, began = time.process_time(), loop.time()
+    begin = Snapshot.take(pids, sinks)
     for _ in range(job["connections"]):
         await loop.create_connection(connection, "127.0.0.1", job["port"])
     async with asyncio.timeout(job["seconds"] * 4 + 30):
-        await asyncio.gather(*futures)
-    wall, after = loop.time() - began, Busy.now()
+        if not job["closed_loop"]:
+            while not all(s.bytes for s in sinks) and not any(f.done() for f in futures):  # noqa: ASYNC110  data_received sets no event
+                await asyncio.sleep(0.005)
+            begin = Snapshot.take(pids, sinks)
+            await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+            end = Snapshot.take(pids, sinks)
+            await asyncio.gather(*futures)
+        else:
+            await asyncio.gather(*futures)
+            end = Snapshot.take(pids, sinks)
     return {
-        "wall": wall,
-        "bytes": sum(s.bytes for s in sinks),
-        "writes": sum(s.chunks for s in sinks),
+        "wall": end.at - begin.at,
+        "bytes": end.bytes - begin.bytes,
+        "writes": end.chunks - begin.chunks,
         "answers": sum(s.answers for s in sinks),
         "failed": sum(s.failed for s in sinks),
-        "cpu": {str(pid): cpu_seconds(pid) - before[pid] for pid in pids},
-        "sink_cpu": time.process_time() - own,
-        "machine_cpu": after.used - busy.used,
-        "stolen": after.stolen - busy.stolen,
+        "cpu": {str(pid): end.cpu[pid] - begin.cpu[pid] for pid in pids},
+        "sink_cpu": end.own - begin.own,
+        "machine_cpu": end.busy.used - begin.busy.used,
+        "stolen": end.busy.stolen - begin.busy.stolen,
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Counters of one moment."""
+
+    at: float
+    bytes: int
+    chunks: int
+    cpu: dict[int, float]
+    own: float
+    busy: Busy
+
+    @classmethod
+    def take(cls, pids: list[int], sinks: list[Sink]) -> Snapshot:
+        return cls(
+            time.monotonic(),
+            sum(s.bytes for s in sinks),
+            sum(s.chunks for s in sinks),
+            {pid: cpu_seconds(pid) for pid in pids},
+            time.process_time(),
+            Busy.now(),
+        )
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 
 For the gateway bench: it stands behind our gateway and behind nginx alike, so what is compared is the process in the
 middle. The request body (of an unsealed frame) says what to do: {"mode": "flood" | "paced" | "whole", "size": bytes of
-a chunk, "seconds": how long, "rate": chunks per second and stream}.
+a chunk, "seconds": how long, "delay": seconds before it begins, "rate": chunks per second and stream}.
 
     python -m teehouse_bench.source --node NAME --endpoint EP --ready-file FILE
 """
@@ -93,14 +93,15 @@ class Source(asyncio.Protocol):
             self._transport.write(head + b"t" * order["size"])
             self._chunk = b""
             return
-        self._transport.write(_HEAD)
-        self._end = self._loop.time() + order["seconds"]
+        self._transport.write(_HEAD + self._chunk)  # one chunk at once: the sink waits until all streams are open
+        begin = self._loop.time() + order["delay"]
+        self._end = begin + order["seconds"]
         if order["mode"] == "paced":
-            self._step, self._due = 1 / order["rate"], self._loop.time()
-            self._paced()
+            self._step, self._due = 1 / order["rate"], begin
+            self._loop.call_at(begin, self._paced)
         else:
             self._step = 0.0
-            self._flood()
+            self._loop.call_at(begin, self._flood)
 
     def _flood(self) -> None:
         """One chunk in each turn of the loop, so that streams take turns and none writes a megabyte at once."""

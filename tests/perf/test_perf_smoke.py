@@ -68,7 +68,7 @@ def test_gateway_beside_nginx(tmp_path: Path) -> None:
     assert [case["name"] for case in document["cases"]] == ["4 streams, paced", "4 streams, flood"]
     for case in document["cases"]:
         check_case(case, 2, {"gateway", "nginx"})
-        assert all(one["answers"] == 4 and one["bytes"] >= 4 * 200 for one in case["rounds"])
+        assert all(one["answers"] == 4 and one["bytes"] > 0 for one in case["rounds"])
         assert all(0 < one["middle_cpu"] < one["wall"] * 2 for one in case["rounds"])
 
 
