@@ -3,7 +3,7 @@
 
 A process of its own, so that the client's CPU is told apart from the node's and the gateway's. One JSON job a line on
 stdin, one JSON report a line on stdout. Both sides use the same HTTP client with the same pool, the same loop, the
-same gateway; the plain side's frames are made before the clock starts.
+same gateway; the plain side's frames are made before the clock starts. A `light` job uses `light.py` on both sides.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import time
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import uvloop
@@ -25,10 +26,12 @@ from teehouse.session.aio import AsyncSession
 from teehouse.session.answer import client_options
 from teehouse.settings import Settings
 from teehouse_bench.frames import unsealed_frame
+from teehouse_bench.light import LightStream, request_bytes
 from teehouse_bench.machine import Busy, cpu_seconds, rss_bytes
 from teehouse_bench.stats import percentile
 from teehouse_core.appraise.policy import Policy
 from teehouse_core.errors import TeehouseError
+from teehouse_core.seal.client import ResponseOpener, seal_request
 from teehouse_core.wire.apikey import account_of
 from teehouse_core.wire.frame import REQUEST_TYPE
 
@@ -86,11 +89,13 @@ class Driver:
                 stream = Stream(time.perf_counter())
                 done.append(stream)
                 try:
-                    if sealed:
+                    if job.get("light"):
+                        await self._light(frames[number * repeat + turn] if frames else None, content, stream)
+                    elif sealed:
                         await self._sealed(self._sessions[which], content, stream)
                     else:
                         await self._plain(self._clients[which], frames[number * repeat + turn], stream)
-                except (TeehouseError, httpx2.HTTPError) as error:
+                except (TeehouseError, httpx2.HTTPError, OSError) as error:
                     errors.append(f"{type(error).__name__} {getattr(error, 'code', '')}".strip())
 
         async def look() -> None:
@@ -120,6 +125,33 @@ class Driver:
             "machine_cpu": after.used - busy.used,
             "stolen": after.stolen - busy.stolen,
         }
+
+    async def _light(self, frame: bytes | None, content: bytes, stream: Stream) -> None:
+        """`frame` is the plain one; None is to be sealed."""
+        endpoint = self._setup["plain" if frame else "sealed"]["endpoint"]
+        opener = None
+        if frame is None:
+            nodes = [one.accepted for one in await self._sessions[0].verify(endpoint) if one.accepted is not None]
+            request = seal_request(
+                nodes,
+                endpoint=endpoint,
+                op="chat.completions",
+                content=content,
+                account=account_of(self._setup["api_key"]),
+                now=int(time.time()),
+                random=secrets.token_bytes,
+                cache_secret=bytes(32),
+            )
+            frame, opener = request.frame, ResponseOpener(request)
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[bool] = loop.create_future()
+        raw = request_bytes(f"/sealed/v1/{endpoint}", self._setup["api_key"], frame)
+        gateway = urlsplit(self._setup["gateway"])
+        await loop.create_connection(
+            lambda: LightStream(raw, opener, stream.take, done), gateway.hostname, gateway.port
+        )
+        whole = await done
+        stream.whole = whole and (opener is not None or stream.tail.endswith(b"data: [DONE]\n\n"))
 
     async def _sealed(self, session: AsyncSession, content: bytes, stream: Stream) -> None:
         answer = await session.request(self._setup["sealed"]["endpoint"], "chat.completions", content)

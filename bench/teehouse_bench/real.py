@@ -36,7 +36,7 @@ def run_real(result: Result, budget: Budget, *, quick: bool, tiny: bool, model: 
         result.skip("model", f"the weights of {model} cannot be had: {error.message} ({error.code})")
         return
     engine = {"context": 2048, "parallel": 4, **weights.engine_spec()}
-    firsts, tokens = (4, 24) if tiny else (6, 48) if quick else (12, 96)
+    firsts, tokens = (4, 24) if tiny else (3, 32) if quick else (12, 96)
     rounds = 2 if tiny or quick else 8
     users = (1,) if tiny else (1, 4)
     with open_rig() as rig:

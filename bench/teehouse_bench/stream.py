@@ -5,7 +5,7 @@
     plain    httpx2             → gateway → twin of the node → echo engine
 
 One gateway process serves both. The engine is paced at 30 tokens/s per stream, so what is seen is delay and CPU, not
-the speed of an engine.
+the speed of an engine. From 256 streams on, both sides use the small client of `light.py`.
 """
 
 from __future__ import annotations
@@ -38,6 +38,13 @@ class Load:
     tokens: int
     repeat: int
     stagger: float
+    light: bool = False  # clients of `light.py` instead of the SDK and httpx2
+
+    @property
+    def name(self) -> str:
+        if self.tokens == 1:
+            return f"short answers, {self.streams} users"
+        return f"{self.streams} stream" + ("s" if self.streams > 1 else "")
 
     @property
     def seconds(self) -> float:
@@ -53,6 +60,7 @@ class Load:
             "repeat": self.repeat,
             "stagger": self.stagger,
             "pace": PACE,
+            "light": self.light,
             "look": look,
             "pids": pids,
             "body": body,
@@ -91,18 +99,27 @@ def open_pair(rig: Rig, engine: dict[str, Any]) -> Pair:
 def run_stream(result: Result, budget: Budget, *, quick: bool, tiny: bool) -> None:
     """All loads, from one user to as many as the machine carries."""
     if tiny:
-        rounds, loads = 2, [Load(1, 6, 2, 0.0), Load(4, 12, 1, 0.2)]
+        rounds, loads = 2, [Load(1, 6, 2, 0.0), Load(4, 12, 1, 0.2), Load(5, 1, 4, 0.0, light=True)]
     elif quick:
-        rounds, loads = 2, [Load(1, 10, 6, 0.0), Load(32, 45, 1, 0.5), Load(256, 45, 1, 1.0)]
+        rounds, loads = (
+            2,
+            [
+                Load(1, 10, 6, 0.0),
+                Load(32, 45, 1, 0.5),
+                Load(16, 1, 40, 0.0, light=True),
+                Load(256, 45, 1, 1.0, light=True),
+            ],
+        )
     else:
-        rounds, loads = 6, [Load(1, 10, 8, 0.0), Load(32, 120, 1, 1.0), Load(256, 120, 1, 2.0), Load(1000, 120, 1, 4.0)]
+        rounds, loads = 6, [Load(1, 10, 8, 0.0), Load(32, 120, 1, 1.0), Load(16, 1, 80, 0.0, light=True)]
+        loads += [Load(256, 120, 1, 2.0, light=True), Load(1000, 120, 1, 4.0, light=True)]
     with open_rig() as rig:
         pair = open_pair(rig, {"kind": "echo", "pace": PACE, "parallel": 4096})
         for side in ("sealed", "plain"):  # connections, evidence and code paths are warm before anything counts
             pair.users.ask(Load(2, 6, 2, 0.0).job(side, pair.pids))
         overloaded = ""
         for load in loads:
-            name = f"{load.streams} stream" + ("s" if load.streams > 1 else "")
+            name = load.name
             if overloaded:
                 result.skip(name, f"this machine does not keep up with {overloaded}, so more would measure its queue")
                 continue
@@ -114,6 +131,7 @@ def run_stream(result: Result, budget: Budget, *, quick: bool, tiny: bool) -> No
                 "tokens": load.tokens,
                 "requests per stream": load.repeat,
                 "stagger": load.stagger,
+                "light clients": load.light,
                 "pace": PACE,
                 "rounds": rounds,
                 "seconds": rounds * 2 * load.seconds,
@@ -135,7 +153,10 @@ def _tell(case: Case, load: Load, pair: Pair) -> None:
     cores = len(os.sched_getaffinity(0))
     sides = Sides(case, "sealed", "plain", cores)
     gateway = str(pair.rig.gateway_pid)
+    unit = "request" if load.tokens == 1 else "token"
     rows = case.rows
+    if load.light:
+        case.notes.append("light clients: the sealed/1 machine on a bare HTTP parser, as the SDK's would fill a core")
 
     def cpu(of: str) -> Any:
         def read(one: dict[str, Any]) -> float:
@@ -160,6 +181,10 @@ def _tell(case: Case, load: Load, pair: Pair) -> None:
         ("gap between tokens p50", "gap_p50", None),
         ("gap between tokens p99", "gap_p99", None),
     ):
+        if load.tokens == 1:
+            if not name.startswith("first"):
+                continue
+            aim = None  # everybody asks again at once: the machine is full, and first tokens wait in a queue
         ours, theirs, added, _ = sides.compare(name, itemgetter(key))
         rows.append(
             Row(
@@ -173,30 +198,13 @@ def _tell(case: Case, load: Load, pair: Pair) -> None:
                 added.agrees(aim) if aim else True,
             )
         )
-    ours, theirs, _, ratio = sides.compare("tokens/s per stream, median", lambda one: one["rate_p50"])
-    late = sides.values(itemgetter("late_p50"))
-    slow = [
-        name
-        for name, rate, lateness in (("sealed", ours, late[0]), ("plain", theirs, late[1]))
-        if not (rate.median >= KEEPING_UP * PACE and Spread.of(lateness).median < QUEUE)
-    ]
-    case.summary["keeps up"] = not slow
-    if slow:
-        case.notes.append(f"{' and '.join(slow)} cannot keep the pace of {PACE:g} tokens/s: delays here are a queue's")
-    rows.append(
-        Row(
-            "tokens/s per stream, median",
-            f"{ours.median:.2f}",
-            f"{theirs.median:.2f}",
-            f"× {ratio.median:.3f}",
-            f"{ratio.low:.3f} … {ratio.high:.3f}",
-            "≥ 0.99 of plain",
-            ratio.median >= 0.99 and not sides.failed,
-            ratio.agrees(0.99),
-        )
-    )
+    case.summary["keeps up"] = True
+    if load.tokens == 1:
+        case.notes.append("everybody asks again at once, so first tokens queue: read the CPU per request")
+    if load.tokens > 1:
+        _tell_pace(case, sides)
     for who in ("node", "gateway", "client"):
-        rows.append(_cpu_row(who, *sides.compare(f"CPU per token, {who}", cpu(who))))
+        rows.append(_cpu_row(f"CPU per {unit}, {who}", *sides.compare(f"CPU per {unit}, {who}", cpu(who))))
     for who in ("node", "gateway"):
         sides.compare(f"memory per stream, {who}", memory(who))
         if load.streams >= 32:  # fewer streams disappear in what the allocator holds anyway
@@ -211,13 +219,38 @@ def _tell(case: Case, load: Load, pair: Pair) -> None:
             )
 
 
+def _tell_pace(case: Case, sides: Sides) -> None:
+    ours, theirs, _, ratio = sides.compare("tokens/s per stream, median", lambda one: one["rate_p50"])
+    late = sides.values(itemgetter("late_p50"))
+    slow = [
+        name
+        for name, rate, lateness in (("sealed", ours, late[0]), ("plain", theirs, late[1]))
+        if not (rate.median >= KEEPING_UP * PACE and Spread.of(lateness).median < QUEUE)
+    ]
+    case.summary["keeps up"] = not slow
+    if slow:
+        case.notes.append(f"{' and '.join(slow)} cannot keep the pace of {PACE:g} tokens/s: delays here are a queue's")
+    case.rows.append(
+        Row(
+            "tokens/s per stream, median",
+            f"{ours.median:.2f}",
+            f"{theirs.median:.2f}",
+            f"× {ratio.median:.3f}",
+            f"{ratio.low:.3f} … {ratio.high:.3f}",
+            "≥ 0.99 of plain",
+            ratio.median >= 0.99 and not sides.failed,
+            ratio.agrees(0.99),
+        )
+    )
+
+
 def _first(rounds: list[dict[str, Any]], of: Any) -> float:
     return float(of(rounds[0])) if rounds else float("nan")
 
 
-def _cpu_row(who: str, ours: Spread, theirs: Spread, more: Spread, ratio: Spread) -> Row:
+def _cpu_row(name: str, ours: Spread, theirs: Spread, more: Spread, ratio: Spread) -> Row:
     return Row(
-        f"CPU per token, {who}",
+        name,
         f"{ours.median:.0f} µs",
         f"{theirs.median:.0f} µs",
         f"{more.median:+.0f} µs, × {ratio.median:.2f}",
