@@ -14,7 +14,7 @@ from dataclasses import dataclass
 __all__ = ["RelayOnce"]
 
 KEEP_SECONDS = 660.0  # a node accepts a request for at most 300 s plus 60 s of clock slack; 300 s more for the retry
-CAPACITY = 1 << 20  # requests remembered, about 200 bytes each; a full memory refuses, it never forgets early
+CAPACITY = 1 << 21  # requests remembered (3,000 a second), about 200 bytes each; full refuses, never forgets early
 
 
 @dataclass(slots=True)

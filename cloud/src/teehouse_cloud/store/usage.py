@@ -61,7 +61,7 @@ async def store_usage(
     ]
     async with database.session() as session:
         if rows:
-            await session.execute(insert_new(database, UsageRecord, rows))
+            await (await session.connection()).execute(insert_new(database, UsageRecord), rows)
         await session.execute(update(Node).where(Node.id == node).values(usage_boot=boot, usage_after=after))
 
 

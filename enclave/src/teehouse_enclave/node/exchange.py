@@ -16,7 +16,7 @@ from teehouse_core.seal.node import CONSTANT_RECORD, OpenedRequest, ResponseSeal
 from teehouse_core.seal.suite import mac
 from teehouse_enclave.engine.base import Engine, EngineError
 from teehouse_enclave.node.chat import Answer, answer_chat, error_body
-from teehouse_enclave.node.coalesce import KEEP_ALIVE, Outbox, beats, flushes
+from teehouse_enclave.node.coalesce import Outbox, beats, flushes
 from teehouse_enclave.node.keys import NodeKeys
 from teehouse_enclave.node.log import log_event
 from teehouse_enclave.node.usage import UsageRing
@@ -135,7 +135,7 @@ class Exchange:
     async def _relay(
         self, sealer: ResponseSealer, facts: ContentFacts, options: InnerOptions, outbox: Outbox, send: Send
     ) -> None:
-        await outbox.wait(KEEP_ALIVE)  # the status is known with the first bytes; a slow prefill is a 200 so far
+        await outbox.wait()  # the status is known with the first bytes; a slow prefill is a 200 so far
         error = outbox.error
         if isinstance(error, EngineError) and outbox.empty:
             await self._refuse(sealer, error, send)
