@@ -103,7 +103,7 @@ def insert_new(database: Database, model: type[Base]) -> Any:
     One statement of one shape: with the rows inside it, each page would be compiled anew.
     """
     make = sqlite.insert if database.is_sqlite else postgresql.insert
-    return make(model.__table__).on_conflict_do_nothing()
+    return make(model).on_conflict_do_nothing()
 
 
 def _sqlite_pragmas(connection: Any, _record: Any) -> None:
