@@ -36,3 +36,11 @@ def either(request: pytest.FixtureRequest) -> Platform:
     """Each test that takes this runs on the echo engine and on the real model."""
     found: Platform = request.getfixturevalue("platform" if request.param == "echo" else "model_platform")
     return found
+
+
+@pytest.fixture(scope="session")
+def paced_platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    """Two echo nodes that write fifty words a second, so that there is a middle of a stream."""
+    root = tmp_path_factory.mktemp("paced-echo")
+    with running_platform(root, "--engine", "echo", "--nodes", "2", "--pace", "50") as running:
+        yield running

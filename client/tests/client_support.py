@@ -99,7 +99,9 @@ def completion(text: str = "hello there") -> Script:
 class Node:
     """One honest node with a simulated platform."""
 
-    def __init__(self, name: str = "node-0", *, life: int = 3600, started: int | None = None) -> None:
+    def __init__(
+        self, name: str = "node-0", *, life: int = 3600, started: int | None = None, suite: str = DEFAULT_SUITE
+    ) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", InsecurePlatformWarning)
             self.platform = SimulatedPlatform()
@@ -113,6 +115,7 @@ class Node:
         )
         self.name = name
         self.life = life
+        self.suite = suite
         self.seen = SeenSet()
         self.opened: list[OpenedRequest] = []
         self.bodies: list[dict[str, Any]] = []
@@ -130,7 +133,7 @@ class Node:
     def rotate(self, started: int | None = None) -> None:
         """A new keyset; requests to the old one still open."""
         now = int(time.time()) if started is None else started
-        key = generate_key(DEFAULT_SUITE)
+        key = generate_key(self.suite)
         raw = build_keyset(
             role="node",
             endpoint=ENDPOINT,

@@ -6,10 +6,12 @@ from __future__ import annotations
 import json
 
 import pytest
+from rich.cells import cell_len
 
 from teehouse.cli import exits
 from teehouse.cli import main as main_module
 from teehouse.cli.main import main
+from teehouse.cli.wrap import WordWrap
 from teehouse.session.errors import Unreachable
 from teehouse_core.errors import (
     EvidenceRefused,
@@ -141,3 +143,22 @@ def test_no_colour_codes_when_told_so(capsys: pytest.CaptureFixture[str], monkey
     monkeypatch.setenv("FORCE_COLOR", "1")
     assert main(["models"]) == 0
     assert "\x1b[3" not in capsys.readouterr().out
+
+
+def _wrapped(text: str, width: int, piece: int) -> str:
+    out: list[str] = []
+    wrap = WordWrap(out.append, width)
+    for i in range(0, len(text), piece):
+        wrap.feed(text[i : i + piece])
+    wrap.end()
+    return "".join(out)
+
+
+@pytest.mark.parametrize("piece", [1, 3, 1000])
+def test_streamed_text_breaks_between_words_and_loses_none(piece: int) -> None:
+    text = "One two three, four.\n\n  Five   six seven eight nine 十一十二十三 " + "x" * 50 + " end"
+    shown = _wrapped(text, 20, piece)
+    assert "".join(shown.split()) == "".join(text.split())
+    assert "\n\n  Five   six" in shown
+    assert all(cell_len(line) <= 20 for line in shown.splitlines())
+    assert "seve\n" not in shown

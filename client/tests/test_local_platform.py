@@ -290,7 +290,8 @@ def test_what_is_killed_comes_back(platform: Up, name: str) -> None:
         _until(lambda: all(n["state"] == "ready" for n in platform.home.json("status")["nodes"]))
 
 
-def test_the_end_stops_everything_and_nothing_else_and_the_next_start_is_the_same_platform(home: Home) -> None:
+def test_the_end_stops_everything_and_nothing_else_and_the_next_start_is_the_same_platform(tmp_path: Path) -> None:
+    home = Home(tmp_path)
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     directory = home.root / "twice"
     try:
@@ -316,7 +317,7 @@ def test_the_end_stops_everything_and_nothing_else_and_the_next_start_is_the_sam
         bystander.wait()
 
 
-def test_in_the_background_and_down(home: Home) -> None:
+def test_in_the_background_and_down(platform: Up, home: Home) -> None:
     directory = str(home.root / "background")
     state = home.json("up", "--detach", "--dir", directory, "--engine", "echo", "--port", "0", "--nodes", "1")
     try:
@@ -325,3 +326,29 @@ def test_in_the_background_and_down(home: Home) -> None:
         said = home.json("down", "--dir", directory)
     assert said == {"version": 1, "stopped": True, "supervisor": state["pids"]["supervisor"]}
     assert not any(_alive(pid) for pid in state["pids"].values())
+    assert home.json("status")["data_dir"] == str(platform.directory)  # the other one is found again
+
+
+def test_a_model_that_does_not_load_ends_the_start_with_the_reason(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF" + bytes(4096))
+    directory = tmp_path / "d"
+    done = home.run("up", "--dir", str(directory), "--model", str(broken), "--port", "0", "--nodes", "1", "--json")
+    assert done.returncode == 3, done.stderr
+    error = json.loads(done.stdout)["error"]
+    assert error["code"] == "child-start"
+    assert error["message"].startswith("node-0 does not start")
+    assert error["hint"]
+    assert home.json("status", "--dir", str(directory))["state"] == "stopped"
+    assert not (directory / "platform.json").exists()
+
+
+def test_a_signal_during_the_start_stops_what_was_started(tmp_path: Path) -> None:
+    up = Up(Home(tmp_path), tmp_path / "d", "--nodes", "1")
+    node = tmp_path / "d" / "run" / "node-0.ready.json"
+    _until(lambda: node.exists() or up.process.poll() is not None)
+    pid = json.loads(node.read_text())["pid"]
+    assert up.stop(signal.SIGINT) == 0
+    assert not _alive(pid)
+    assert not up.ready_file.exists()

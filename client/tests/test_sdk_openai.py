@@ -451,6 +451,11 @@ def test_errors_without_the_sdk_are_plain(gateway: Gateway) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
+def test_names_of_the_package() -> None:
+    assert all(getattr(teehouse, name) is not None for name in teehouse.__all__)
+    assert teehouse.TruncatedStream is errors.TruncatedStream
+
+
 def test_import_reads_no_environment() -> None:
     code = (
         "import os\n"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import socket
@@ -28,15 +29,18 @@ from client_support import (
 
 import teehouse.session.answer
 from teehouse.session import Session, Unreachable
+from teehouse_core.appraise.policy import Policy
 from teehouse_core.errors import (
     LocalError,
     MalformedError,
+    RefusedError,
     StaleEvidence,
     TeehouseError,
     TruncatedStream,
     UnauthenticatedError,
 )
 from teehouse_core.wire.frame import RESPONSE_TYPE, RequestFrame
+from teehouse_core.wire.suites import HIGH_SUITE
 
 QUESTION = b'{"messages":[{"role":"user","content":"a very secret question"}]}'
 
@@ -341,6 +345,16 @@ def test_streams_arrive_as_they_are_sealed(gateway: Gateway) -> None:
         assert b"one" in next(pieces)
         go.set()
         assert b"two" in next(pieces)
+
+
+def test_the_policy_chooses_the_suite(make_driver: Callable[..., Any], gateway: Gateway) -> None:
+    high = Node(suite=HIGH_SUITE)
+    gateway.nodes = [high]
+    policy = dataclasses.replace(Policy.preset("evaluate"), suites=(HIGH_SUITE,))
+    assert make_driver(policy=policy).request(QUESTION).status == 200
+    assert high.opened[0].header.suite == HIGH_SUITE
+    with pytest.raises(RefusedError):  # both are allowed: the usual one is taken, and this node has none
+        make_driver().request(QUESTION)
 
 
 def test_certificate_authority_file(gateway: Gateway, tmp_path: Any) -> None:

@@ -41,8 +41,8 @@ Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
+def anyio_backend() -> tuple[str, dict[str, bool]]:
+    return "asyncio", {"use_uvloop": True}  # as `teehouse-cloud serve` runs
 
 
 def keyset_of(name: str) -> str:
@@ -287,6 +287,8 @@ class World:
         return self.http.request(method, f"{self.url}/api/v1{path}", headers=headers, **kwargs)
 
     async def metric(self, name: str, **labels: str) -> float:
+        if name != "teehouse_gateway_in_flight":
+            await self.settled()
         async with self.http.get(f"{self.url}/metrics") as response:
             text = await response.text()
         total = 0.0
@@ -294,6 +296,10 @@ class World:
             if line.startswith((name + "{", name + " ")) and all(f'{k}="{v}"' in line for k, v in labels.items()):
                 total += float(line.rsplit(" ", 1)[1])
         return total
+
+    async def settled(self) -> None:
+        """A client can have its answer a moment before the gateway has counted and logged it."""
+        await self.until(lambda: not self.gateway.metrics.in_flight._value.get())
 
     def log_lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.log.getvalue().splitlines()]

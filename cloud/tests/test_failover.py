@@ -44,10 +44,9 @@ async def test_the_least_busy_candidate_is_asked_first(world: Any, keyset: Keyse
     a, _ = await two(world)
     a.answer = a.stream(b"from a", then="hang")
     await world.start()
-    frame = world.frame(keyset("node-a"), keyset("node-b"))
-    async with world.post(frame) as first:
+    async with world.post(world.frame(keyset("node-a"), keyset("node-b"))) as first:
         assert await first.content.readany() == b"from a"
-        async with world.post(frame) as second:
+        async with world.post(world.frame(keyset("node-a"), keyset("node-b"))) as second:
             assert await second.read() == b"from b"
 
 
@@ -129,9 +128,8 @@ async def test_a_dead_node_is_left_out_and_comes_back(world: Any, keyset: Keyset
     a, _ = await two(world)
     await world.start()
     await a.stop()
-    frame = world.frame(keyset("node-a"), keyset("node-b"))
     for _ in range(3):
-        async with world.post(frame) as response:
+        async with world.post(world.frame(keyset("node-a"), keyset("node-b"))) as response:
             assert await response.read() == b"from b"
     await world.until(lambda: world.gateway.fleet.nodes["node-a"].state == "down")
     await a.start()
@@ -151,6 +149,16 @@ async def test_only_candidate_dead_sends_the_client_for_new_evidence(world: Any,
     async with world.post(world.frame(keyset("node-a"))) as response:
         assert (response.status, await code_of(response)) == (503, "unavailable")
         assert response.headers["Retry-After"] == "1"
+
+
+async def test_a_node_that_failed_is_not_asked_again_before_it_answers_a_poll(world: Any, keyset: Keyset) -> None:
+    a, _ = await two(world)
+    await world.start(poll_seconds=60)
+    await a.stop()
+    for _ in range(4):
+        async with world.post(world.frame(keyset("node-a"), keyset("node-b"))) as response:
+            assert await response.read() == b"from b"
+    assert await world.metric("teehouse_gateway_upstream_failures_total", reason="connect") == 1
 
 
 @pytest.mark.parametrize("code", ["expired", "replayed", "malformed"])

@@ -432,3 +432,9 @@ def test_defaults() -> None:
     frame = RequestFrame.parse(REQUEST.frame)
     assert (frame.header.suite, frame.header.endpoint) == (DEFAULT_SUITE, ENDPOINT)
     assert frame.header.expires_at - frame.header.sent_at == 120
+
+
+def test_an_unknown_operation_is_the_callers_error() -> None:
+    with pytest.raises(LocalError) as error:
+        seal(nodes(1), op="images.generations")
+    assert error.value.code == "op-unknown"

@@ -18,7 +18,7 @@ from teehouse_core.seal.inner import InnerOptions
 from teehouse_core.wire.canonical import b64u, unb64u
 from teehouse_core.wire.receipts import UsageRecord
 from teehouse_enclave.engine.base import EngineError
-from teehouse_enclave.node import coalesce, exchange
+from teehouse_enclave.node import coalesce
 
 pytestmark = pytest.mark.anyio
 
@@ -134,7 +134,6 @@ async def test_an_engine_that_stops_without_its_last_chunk_failed() -> None:
 
 async def test_silence_brings_cover_records(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coalesce, "KEEP_ALIVE", 0.05)
-    monkeypatch.setattr(exchange, "KEEP_ALIVE", 0.05)
     engine = ScriptedEngine([0.4, *STEPS])
     async with running_node(engine) as node:
         reply = await node.ask(STREAM)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from forgeries import DAYS_60, DEBUG, forge
 from support_lying import Answer, Context, Lie, join_frame, split_answer, split_frame
 
 from teehouse_core.seal.suite import generate_key
@@ -115,6 +116,11 @@ def swapped_keysets(bundles: list[bytes], _challenge: str, _context: Context) ->
     return [json.dumps(one).encode(), json.dumps(other).encode()]
 
 
+def forged(**fault: Any) -> Lie:
+    """Evidence over the gateway's own key by a forged machine; see `forgeries`."""
+    return Lie(evidence=lambda bundles, nonce, _x: [forge(one, nonce, **fault) for one in bundles])
+
+
 def said(answer: Answer) -> Lie:
     return Lie(evidence=lambda _b, _c, _x: answer)
 
@@ -133,6 +139,10 @@ EVIDENCE: dict[str, Case] = {
     "workload-log-reordered": case(edit(reorder_log), *REFUSED),
     "collateral-stripped": case(edit(drop_collateral), *REFUSED),
     "evidence-of-another-endpoint": case(edit(other_endpoint), *REFUSED),
+    "forged-machine-in-debug-mode": case(forged(td_attributes=DEBUG), *REFUSED),
+    "forged-machine-with-other-firmware": case(forged(mr_td=bytes(48)), *REFUSED),
+    "forged-machine-with-stale-collateral": case(forged(age=DAYS_60), *REFUSED),
+    "forged-quote-bound-to-another-keyset": case(forged(bound=False), *REFUSED),
     "replayed-evidence": case(Lie(evidence=yesterdays_evidence), *REFUSED),
     "keysets-of-two-nodes-swapped": case(Lie(evidence=swapped_keysets), *REFUSED),
     "evidence-says-trust-me": case(said(Answer(b'{"verified":true}', content_type="application/json")), "evidence-set"),

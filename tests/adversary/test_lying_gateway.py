@@ -11,8 +11,9 @@ from typing import Any
 
 import openai
 import pytest
+from forgeries import forge
 from lies import ALL, Case
-from support_lying import HONEST, LyingOutside
+from support_lying import HONEST, Lie, LyingOutside
 from support_platform import Platform
 from support_proxy import running_proxy
 
@@ -190,3 +191,39 @@ def test_a_strict_client_refuses_the_simulated_platform(outside: LyingOutside, p
         ):
             client.chat.completions.create(**question(False))
     assert outside.context.requests == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "check"),
+    [
+        ({"td_attributes": 1}, "tdx.td.debug"),
+        ({"mr_td": bytes(48)}, "tdx.reference.mrtd"),
+        ({"age": 60 * 86_400.0}, "tdx.collateral.dates"),
+        ({"bound": False}, "binding.report-data"),
+    ],
+)
+def test_a_forgery_is_refused_for_its_one_fault(
+    fault: dict[str, Any], check: str, outside: LyingOutside, platform: Platform
+) -> None:
+    outside.lie = Lie(evidence=lambda bundles, nonce, _x: [forge(one, nonce, **fault) for one in bundles])
+    outside.context.requests.clear()
+    with (
+        teehouse.OpenAI(
+            base_url=outside.url, api_key=platform.api_key, endpoint=platform.endpoint, policy=platform.policy
+        ) as client,
+        pytest.raises(EvidenceRefused) as refused,
+    ):
+        client.chat.completions.create(**question(False))
+    failed = {one.id for one in refused.value.verdict.checks if one.state == "failed"}
+    assert check in failed
+    assert outside.context.requests == []
+
+
+def test_on_simulated_hardware_a_flawless_forgery_is_accepted(outside: LyingOutside, platform: Platform) -> None:
+    """What SIMULATED means: its root key is public, so this platform protects nothing. The tier says so."""
+    outside.lie = Lie(evidence=lambda bundles, nonce, _x: [forge(one, nonce) for one in bundles])
+    with teehouse.OpenAI(
+        base_url=outside.url, api_key=platform.api_key, endpoint=platform.endpoint, policy=platform.policy
+    ) as client:
+        verdicts = client.teehouse.verify(platform.endpoint)
+    assert {node.accepted.tier for node in verdicts if node.accepted is not None} == {"simulated"}

@@ -260,11 +260,8 @@ class TestBadInput:
         picture = "data:image/png;base64," + base64.b64encode(os.urandom(20_000_000)).decode()
         content: Any = [{"type": "text", "text": "see"}, {"type": "image_url", "image_url": {"url": picture}}]
         for client in clients(either):
-            with client:
-                with pytest.raises(openai.APIStatusError) as refused:
-                    client.chat.completions.create(
-                        model=either.endpoint, messages=[{"role": "user", "content": content}]
-                    )
+            with client, pytest.raises(openai.APIStatusError) as refused:
+                client.chat.completions.create(model=either.endpoint, messages=[{"role": "user", "content": content}])
             eyes = "echo" in str(either.root)  # the demo model has none
             assert refused.value.status_code == (413 if eyes else 400)
             assert refused.value.code == ("image_too_large" if eyes else "image_unsupported")
@@ -303,18 +300,20 @@ def active(platform: Platform) -> int:
     return sum(httpx2.get(node["url"] + "/readyz", timeout=5).json()["active"] for node in platform.nodes())
 
 
-def test_a_client_that_leaves_frees_the_slot_within_a_second(either: Platform) -> None:
-    long: Any = [{"role": "user", "content": "count 900000" if "echo" in str(either.root) else "Tell me a long story."}]
-    for client in clients(either):
+@pytest.mark.parametrize("engine", ["echo", pytest.param("llamacpp", marks=pytest.mark.model)])
+def test_a_client_that_leaves_frees_the_slot_within_a_second(engine: str, request: pytest.FixtureRequest) -> None:
+    platform: Platform = request.getfixturevalue("paced_platform" if engine == "echo" else "model_platform")
+    text = "count 2000" if engine == "echo" else "Tell me a very long story."
+    for client in clients(platform):
         with client:
             stream: Any = client.chat.completions.create(
-                model=either.endpoint, messages=long, stream=True, max_tokens=1500
+                model=platform.endpoint, messages=[{"role": "user", "content": text}], stream=True, max_tokens=1500
             )
             next(iter(stream))
-            assert active(either) == 1
+            assert active(platform) == 1
             stream.close()
             left = time.monotonic()
-            while active(either) and time.monotonic() < left + 5:
+            while active(platform) and time.monotonic() < left + 5:
                 time.sleep(0.02)
             assert time.monotonic() - left < 1.0
 
@@ -366,9 +365,9 @@ def test_truncated_stream_is_the_error_of_a_killed_node(tmp_path: Any) -> None:
     """kill -9 of a node mid-stream: the reader knows, the next request is answered elsewhere, the platform heals."""
     from support_platform import running_platform
 
-    with running_platform(tmp_path, "--engine", "echo", "--nodes", "2") as own, sdk(own) as client:
+    with running_platform(tmp_path, "--engine", "echo", "--nodes", "2", "--pace", "50") as own, sdk(own) as client:
         stream: Any = client.chat.completions.create(
-            model=own.endpoint, messages=[{"role": "user", "content": "count 900000"}], stream=True
+            model=own.endpoint, messages=[{"role": "user", "content": "count 2000"}], stream=True
         )
         chunks = iter(stream)
         next(chunks)

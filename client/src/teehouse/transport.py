@@ -15,9 +15,10 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from typing import Any, Final
 
+import anyio.to_thread
 import httpx2
 
-from teehouse.session.aio import AsyncSealedAnswer, AsyncSession
+from teehouse.session.aio import LARGE, AsyncSealedAnswer, AsyncSession
 from teehouse.session.answer import narrowed
 from teehouse.session.errors import Unreachable
 from teehouse.session.hold import EventHold
@@ -113,7 +114,11 @@ class AsyncSealedTransport(httpx2.AsyncBaseTransport):
             return _models(op, endpoint, await self.session.verify(endpoint))
         content = await request.aread()
         limits = narrowed(self.session.timeouts, request.extensions.get("timeout"))
-        answer = await self.session.request(_endpoint(content, settings), op, content, timeouts=limits)
+        if len(content) > LARGE:
+            endpoint = await anyio.to_thread.run_sync(_endpoint, content, settings)
+        else:
+            endpoint = _endpoint(content, settings)
+        answer = await self.session.request(endpoint, op, content, timeouts=limits)
         if _is_stream(answer):
             return _response(answer, answer.status, stream=_AsyncEvents(answer, request))
         async with answer:
@@ -273,9 +278,9 @@ def _answer_or_raise(error: TeehouseError, request: httpx2.Request) -> httpx2.Re
     """Codes of the path become answers; refusals and broken protocol are raised."""
     if isinstance(error, UnauthenticatedError) or (isinstance(error, LocalError) and error.code in _LOCAL_ANSWERS):
         return error_response(error)
-    if isinstance(error, Unreachable) and isinstance(error.__cause__, httpx2.HTTPError):
-        error.__cause__.request = request
-        raise error.__cause__ from error  # the SDK's own retries and classes for a network that fails
+    if isinstance(error, Unreachable) and isinstance(error.__cause__, httpx2.TransportError):
+        # The SDK's own retries and classes for a network that fails.
+        raise type(error.__cause__)(error.message, request=request) from error
     raise _for_caller(error, request) from error.__cause__
 
 

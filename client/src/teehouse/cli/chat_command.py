@@ -13,6 +13,7 @@ from rich.text import Text
 from teehouse.cli import exits
 from teehouse.cli.options import ApiKeyFile, Dir, Endpoint, Gateway, Json, PolicyOption, load_settings
 from teehouse.cli.output import Output, safe, say_error, simulated_badge
+from teehouse.cli.wrap import WordWrap
 from teehouse_core.errors import LocalError, TeehouseError
 
 __all__ = ["chat", "receipt_line"]
@@ -99,7 +100,7 @@ class _Talk:
             ("✓ ", "good"),
             f"{len(accepted)} of {len(nodes)} nodes accepted  ",
             simulated_badge(accepted[0].tier),
-            (f"  {safe(self._model)}  {self._endpoint}", "dim"),
+            (f"  {safe(self._model)}", "dim"),
         )
         self._out.say(line)
 
@@ -112,7 +113,18 @@ class _Talk:
             content, self._pictures = [{"type": "text", "text": text}, *self._pictures], []
         messages = [*self._history, {"role": "user", "content": content}]
         body = chat_body(messages, model=self._model, **self._options)
-        answer = ask(self._session, self._endpoint, body, self._stream)
+        terminal = sys.stdout.isatty()
+        wrap = WordWrap(_write, self._out.data.width) if terminal else None
+
+        def stream(piece: str) -> None:
+            if self._out.as_json:
+                return
+            if wrap is not None:
+                wrap.feed(safe(piece))  # to a terminal nothing that could move its cursor
+            else:
+                _write(piece)  # to a pipe the text as it is
+
+        answer = ask(self._session, self._endpoint, body, stream)
         if self._out.as_json:
             record = answer.record.to_json() if answer.record is not None else None
             document = {
@@ -126,16 +138,12 @@ class _Talk:
             }
             self._out.json(document)
         else:
-            sys.stdout.write("\n")
-            sys.stdout.flush()
+            if wrap is not None:
+                wrap.end()
+            else:
+                _write("\n")
             self._out.say(receipt_line(answer))
         self._history[:] = [*messages, {"role": "assistant", "content": answer.text}]
-
-    def _stream(self, text: str) -> None:
-        if not self._out.as_json:
-            # to a terminal nothing that could move its cursor; to a pipe the text as it is
-            sys.stdout.write(safe(text) if sys.stdout.isatty() else text)
-            sys.stdout.flush()
 
     def clear(self) -> None:
         """Begin anew."""
@@ -148,27 +156,28 @@ class _Talk:
             self._out.json(record.to_json())
 
 
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
 def receipt_line(answer: Any) -> Text:
-    """`✓ receipt checked · node-0 · 12 in, 34 out · first token 0.08 s · 97 tokens/s`."""
+    """`✓ receipt checked  12 in, 34 out · first token 0.08 s · 97 tok/s  SIMULATED`: fits 80 columns."""
     record = answer.record
     if record is None:
         return Text.assemble(("✗ ", "bad"), "no receipt")
     usage = record.receipt.usage
-    parts = [
-        safe(answer.node),
-        f"{usage.input_tokens} in, {usage.output_tokens} out",
-        f"first token {answer.first_token:.2f} s",
-    ]
+    parts = [f"{usage.input_tokens} in, {usage.output_tokens} out", f"first token {answer.first_token:.2f} s"]
     speed = answer.tokens_per_second
     if speed is not None:
-        parts.append(f"{speed:.0f} tokens/s")
+        parts.append(f"{speed:.0f} tok/s")
     return Text.assemble(
         ("✓ ", "good"),
         "receipt checked  ",
         (" · ".join(parts), "dim"),
         "  ",
         simulated_badge(record.tier),
-        (f"  ended by {answer.finish}" if answer.finish not in ("stop", "") else "", "dim"),
+        ("  cut at the limit" if answer.finish == "length" else "", "dim"),
     )
 
 

@@ -62,9 +62,8 @@ def _play(options: Any, asked: str, keep: bool, out: Output) -> int:
     from teehouse.settings import Settings
 
     console = out.talk if out.as_json else out.data
-    console.print(show.headline())
+    console.print(show.headline(options.engine))
     with Steps(out.talk) as steps, Supervisor(options, steps) as platform:
-        steps.__exit__(None, None, None)
         state = platform.state
         if platform.model.note:
             out.say(Text(f"  {safe(platform.model.note)}", style="dim"))

@@ -55,6 +55,9 @@ def up(
     detach: Annotated[
         bool, typer.Option("--detach/--foreground", help="Return when it can answer, and leave it running.")
     ] = False,
+    pace: Annotated[
+        float, typer.Option("--pace", metavar="TOKENS", help="Tokens per second of the echo engine; 0 does not wait.")
+    ] = 0.0,
     as_json: Json = False,
 ) -> int:
     """Start a platform on this machine: gateway, nodes and verifying proxy.
@@ -75,6 +78,7 @@ def up(
         engine=engine,
         model=model,
         nodes=nodes,
+        pace=pace,
     )
     options.check()
     if detach:
@@ -110,6 +114,7 @@ def _detached(options: Any, out: Output) -> int:
         ("--proxy-port", options.proxy_port),
         ("--ready-file", options.ready_file),
         ("--model", options.model),
+        ("--pace", options.pace or None),
     ):
         command += [flag, str(value)] if value is not None else []
     said = layout.run / "up.json"

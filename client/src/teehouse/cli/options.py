@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from teehouse.settings import Settings
+from teehouse_core.errors import LocalError
+
+if TYPE_CHECKING:
+    from teehouse.settings import Settings
 
 __all__ = ["ApiKeyFile", "Dir", "Endpoint", "Gateway", "Json", "PolicyOption", "load_settings"]
 
@@ -49,12 +52,12 @@ ApiKeyFile = Annotated[
 def load_settings(*, api_key_file: Path | None = None, directory: Path | None = None, **given: Any) -> Settings:
     """Settings of one command, with the local platform as a source. Raises `LocalError`."""
     if api_key_file is not None:
-        from teehouse_core.errors import LocalError
-
         try:
             given["api_key"] = api_key_file.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError):
             raise LocalError(f"cannot read {api_key_file}", code="api-key-file") from None
+    from teehouse.settings import Settings
+
     settings = Settings.load(**given)
     if settings.sources.get("base_url") != "default":
         return settings
@@ -63,6 +66,7 @@ def load_settings(*, api_key_file: Path | None = None, directory: Path | None = 
 
 def _with_local(settings: Settings, given: dict[str, Any], directory: Path | None) -> Settings:
     from teehouse.local.state import find_running
+    from teehouse.settings import Settings
 
     running = find_running(directory)
     if running is None or running.state is None:

@@ -37,7 +37,6 @@ class Steps:
         )
 
     def __enter__(self) -> Steps:
-        self._spinner.start()
         return self
 
     def __exit__(
@@ -49,6 +48,7 @@ class Steps:
         """A line that turns until `end`."""
         self._began[step] = time.monotonic()
         self._tasks[step] = self._spinner.add_task(safe(text), total=None)
+        self._spinner.start()  # only while something turns: other lines would write into it
         self.tick()
 
     def move(self, step: str, done: int, total: int) -> None:
@@ -64,6 +64,9 @@ class Steps:
         task = self._tasks.pop(step, None)
         if task is not None:
             self._spinner.remove_task(task)
+            self._spinner.refresh()
+        if not self._tasks:
+            self._spinner.stop()
         took = time.monotonic() - self._began.pop(step, time.monotonic())
         self._console.print(
             Text.assemble(("✓ ", "good"), safe(text), (f"  {took:.1f} s" if took >= 0.1 else "", "dim")), soft_wrap=True

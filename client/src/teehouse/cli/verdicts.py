@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -14,7 +14,9 @@ from rich.text import Text
 
 from teehouse.cli.check_titles import GROUPS, title_of
 from teehouse.cli.output import safe, simulated_badge
-from teehouse_core.appraise.verdict import Check, Verdict
+
+if TYPE_CHECKING:
+    from teehouse_core.appraise.verdict import Check, Verdict
 
 __all__ = [
     "MARKS",
@@ -23,6 +25,7 @@ __all__ = [
     "legend",
     "node_line",
     "print_verdict",
+    "refusals",
     "summary_line",
     "verbose_checks",
 ]
@@ -140,13 +143,31 @@ def node_line(verdict: Verdict) -> Table:
     return grid
 
 
-def print_verdict(console: Console, verdict: Verdict, *, verbose: bool) -> None:
-    """One node's whole story."""
+def print_verdict(console: Console, verdict: Verdict, *, verbose: bool, like: Verdict | None = None) -> None:
+    """One node's whole story; its checks are not told again where they ended as those of `like` did."""
     console.print(node_line(verdict))
-    console.print()
-    console.print(verbose_checks(verdict) if verbose else checks_grid(verdict, console.width))
+    same = like is not None and [(c.id, c.state) for c in like.checks] == [(c.id, c.state) for c in verdict.checks]
+    if verbose or not same:
+        console.print()
+        console.print(verbose_checks(verdict) if verbose else checks_grid(verdict, console.width))
     console.print()
     console.print(summary_line(verdict))
-    refusing: Sequence[Check] = verdict.refusing
-    if refusing and not verbose:
-        console.print(failures(refusing))
+    if verbose or not verdict.refusing:
+        return
+    if same:
+        console.print(Text("every check ended as for the node above", style="dim"))
+    else:
+        console.print(refusals(verdict.refusing))
+
+
+def refusals(refusing: Sequence[Check]) -> RenderableType:
+    """What failed in full, then what could not be made, a line each."""
+    skipped = [check for check in refusing if check.state == "skipped"]
+    parts: list[RenderableType] = [failures(check for check in refusing if check.state == "failed")]
+    if skipped:
+        parts.append(Text("required, and not made:", style="dim"))
+        for check in skipped:
+            line = Text.assemble(("◌ ", "warn"), title_of(check.id), (f"  {check.id}  {safe(check.hint)}", "dim"))
+            line.overflow, line.no_wrap = "ellipsis", True
+            parts.append(line)
+    return Group(*parts)

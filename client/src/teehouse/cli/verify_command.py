@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.rule import Rule
@@ -18,11 +18,11 @@ from teehouse.cli import exits
 from teehouse.cli.options import Dir, Gateway, Json, PolicyOption, load_settings
 from teehouse.cli.output import Output, safe
 from teehouse.cli.verdicts import legend, print_verdict
-from teehouse.settings import Settings
-from teehouse_core.appraise.appraise import appraise
-from teehouse_core.appraise.verdict import Verdict
+
+if TYPE_CHECKING:  # the appraiser is loaded when it is needed: `--help` shall be quick
+    from teehouse.settings import Settings
+    from teehouse_core.appraise.verdict import Verdict
 from teehouse_core.errors import LocalError
-from teehouse_core.evidence.bundle import MAX_BUNDLE
 
 __all__ = ["verify"]
 
@@ -31,7 +31,7 @@ _ORDER: Final = ("none", "simulated", "vtpm", "hardware")  # lowest first
 
 def verify(
     endpoint: Annotated[
-        str | None, typer.Argument(metavar="[ENDPOINT]", help="The endpoint (ep-…).", show_default="from settings")
+        str | None, typer.Argument(metavar="ENDPOINT", help="The endpoint (ep-…).", show_default="from settings")
     ] = None,
     file: Annotated[
         Path | None, typer.Option("--file", "-f", metavar="BUNDLE", help="Appraise a saved bundle; no network at all.")
@@ -95,6 +95,9 @@ def _fetched(settings: Settings, endpoint: str, save: Path | None, out: Output) 
 
 
 def _saved(file: Path, settings: Settings, endpoint: str | None, nonce: str | None, at: str | None) -> Verdict:
+    from teehouse_core.appraise.appraise import appraise
+    from teehouse_core.evidence.bundle import MAX_BUNDLE
+
     try:
         with file.open("rb") as opened:
             data = opened.read(MAX_BUNDLE + 1)
@@ -147,7 +150,7 @@ def _show(out: Output, verdicts: Sequence[Verdict], settings: Settings, *, verbo
     for number, verdict in enumerate(verdicts):
         if len(verdicts) > 1:
             console.print(Rule(f"node {number + 1} of {len(verdicts)}", style="dim", align="left"))
-        print_verdict(console, verdict, verbose=verbose)
+        print_verdict(console, verdict, verbose=verbose, like=verdicts[0] if number else None)
         console.print()
     out.say(legend())
     if any(v.tier == "simulated" for v in verdicts):

@@ -14,7 +14,8 @@ from rich.text import Text
 
 from teehouse.cli.asking import Answer, ask, chat_body
 from teehouse.cli.output import Output, safe
-from teehouse.cli.verdicts import checks_grid, failures, legend, node_line, summary_line
+from teehouse.cli.verdicts import checks_grid, legend, node_line, refusals, summary_line
+from teehouse.cli.wrap import WordWrap
 from teehouse.demo import show
 from teehouse.demo.attacks import ATTACKS, Outcome, play, play_honest
 from teehouse.demo.tap import ByteTap
@@ -28,8 +29,8 @@ from teehouse_core.wire.frame import RequestFrame
 
 __all__ = ["DEFAULT_QUESTION", "DemoFailed", "DemoResult", "Live", "run_demo", "show_sealed"]
 
-DEFAULT_QUESTION: Final = "My doctor says I have high blood pressure. In two sentences: what should I eat less of?"
-ANSWER_TOKENS: Final = 96  # longest answer of the demo, so that it ends within seconds on two cores
+DEFAULT_QUESTION: Final = "My doctor says I have high blood pressure. What should I eat less of?"
+ANSWER_TOKENS: Final = 128  # longest answer of the demo, so that it ends within seconds on two cores
 ATTACK_TOKENS: Final = 12
 TEMPERATURE: Final = 0.0
 
@@ -99,7 +100,7 @@ def _evidence(session: Session, endpoint: str, result: DemoResult, console: Cons
     if len(accepted) != len(nodes) or not accepted:
         refused = next((node for node in nodes if node.accepted is None), None)
         if refused is not None:
-            console.print(failures(refused.verdict.refusing))
+            console.print(refusals(refused.verdict.refusing))
         raise refuse_set([node for node in nodes if node.accepted is None])
     first = accepted[0].verdict
     console.print(node_line(first))
@@ -117,41 +118,24 @@ class Live:
 
     def __init__(self, console: Console, tap: ByteTap, question: str) -> None:
         self._console, self._tap, self._question = console, tap, question
-        self._column = 0
-        self._word = ""
+        self._wrap = WordWrap(self._write, console.width)
         self._begun = False
 
     def piece(self, text: str) -> None:
-        """Take authenticated text; whole words are printed, wrapped at the terminal's width."""
+        """Take authenticated text."""
         if not self._begun:
             self._begun = True
             self._console.print(show.part("b", "your text, and what the gateway saw of it"))
             show_sealed(self._console, self._question, self._tap.sent)
             self._console.print(show.part("c", "the answer, opened here as it comes"))
-        for character in safe(text):
-            if character.isspace():
-                self._put()
-                if character == "\n":
-                    self._console.print()
-                    self._column = 0
-            else:
-                self._word += character
+        self._wrap.feed(safe(text))
 
     def end(self) -> None:
         """The answer is whole."""
-        self._put()
-        self._console.print()
+        self._wrap.end()
 
-    def _put(self) -> None:
-        if not self._word:
-            return
-        gap = 1 if self._column else 0
-        if self._column + gap + len(self._word) > self._console.width - 1 and self._column:
-            self._console.print()
-            self._column = gap = 0
-        self._console.print(Text(" " * gap + self._word, style="title"), end="", soft_wrap=True)
-        self._column += gap + len(self._word)
-        self._word = ""
+    def _write(self, text: str) -> None:
+        self._console.print(Text(text, style="title"), end="", soft_wrap=True)
 
 
 def show_sealed(console: Console, question: str, sent: bytes) -> None:

@@ -22,14 +22,15 @@ _ROWS: Final = 12  # lines of hex
 _NARROW: Final = 100  # columns below which hex is shown eight bytes to a line
 
 
-def headline() -> RenderableType:
+def headline(engine: str) -> RenderableType:
     """What this is, and what it is not."""
+    model = "a real model, " if engine != "echo" else "(but for the echo engine, which is no model) "
     text = Text.assemble(
         ("Teehouse demo", "title"),
         "  ",
         (" SIMULATED ", "bold black on yellow"),
         "\n",
-        "Everything here is real except the hardware: a real model, real evidence formats, real sealing. ",
+        f"Everything here is real except the hardware: {model}real evidence formats, real sealing. ",
         ("Simulated hardware gives no protection at all: its root key is public.", "warn"),
     )
     return Panel(text, border_style="yellow", padding=(0, 1))
@@ -75,7 +76,7 @@ def side_by_side(console: Console, question: str, sealed: bytes, header: str, of
     grid.add_column()
     grid.add_column()
     grid.add_row(left, right)
-    note = Text.assemble(("it may read the header: ", "dim"), (safe(header), "dim"))
+    note = Text.assemble(("it may read your API key and the header: ", "dim"), (safe(header), "dim"))
     return Group(grid, note)
 
 

@@ -16,6 +16,7 @@ __all__ = ["ENGINES", "HOST", "UpOptions", "free_port", "make_endpoint_id", "nee
 
 ENGINES: Final = ("llamacpp", "echo")
 HOST: Final = "127.0.0.1"  # a local platform is nobody else's
+MAX_PACE: Final = 100_000.0  # tokens per second
 MAX_NODES: Final = 8  # each loads the weights anew
 DEFAULT_PORT: Final = 7330
 _LETTERS: Final = "abcdefghijklmnopqrstuvwxyz0123456789"
@@ -41,6 +42,8 @@ class UpOptions:
             raise LocalError(f"no engine {self.engine!r}", code="option", hint=f"engines are {', '.join(ENGINES)}")
         if not 1 <= self.nodes <= MAX_NODES:
             raise LocalError(f"--nodes is {self.nodes}", code="option", hint=f"from 1 to {MAX_NODES}")
+        if not 0 <= self.pace <= MAX_PACE or (self.pace and self.engine != "echo"):
+            raise LocalError("--pace is for the echo engine", code="option", hint=f"0 to {MAX_PACE:.0f} tokens/s")
         if self.engine == "echo" and self.model is not None:
             raise LocalError("the echo engine has no model", code="option", hint="leave out --model or --engine echo")
 

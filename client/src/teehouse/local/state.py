@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is written down about a running platform, and which one this user started last."""
+"""What is written down about a running platform, and which ones this user started."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from teehouse_core.errors import LocalError
 
 __all__ = ["Running", "find_running", "forget", "last_dir", "remember"]
 
-_POINTER = "local.json"
+_NOTES = "local.json"
+_MOST = 16  # folders noted
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,29 +33,40 @@ class Running:
 
 
 def remember(root: Path) -> None:
-    """Note `root` as this user's last platform."""
-    folder = user_state_dir()
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_private(folder / _POINTER, json.dumps({"version": 1, "dir": str(root)}) + "\n")
+    """Note `root` as this user's newest platform."""
+    _write([root, *(path for path in _known() if path != root)][:_MOST])
 
 
 def forget(root: Path) -> None:
-    """Drop the note if it names `root`."""
-    if last_dir() == root:
-        (user_state_dir() / _POINTER).unlink(missing_ok=True)
+    """Drop `root` from the notes."""
+    known = _known()
+    if root in known:
+        _write([path for path in known if path != root])
 
 
 def last_dir() -> Path | None:
-    """The folder noted last, or None."""
+    """The folder of the newest platform that runs, else the one noted last, else None."""
+    known = _known()
+    running = (path for path in known if holder(Layout(path).lock) is not None)
+    return next(running, known[0] if known else None)
+
+
+def _known() -> list[Path]:
     try:
-        said = json.loads((user_state_dir() / _POINTER).read_text(encoding="utf-8"))
-        return Path(said["dir"])
+        said = json.loads((user_state_dir() / _NOTES).read_text(encoding="utf-8"))
+        return [Path(path) for path in said["dirs"]]
     except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return []
+
+
+def _write(known: list[Path]) -> None:
+    folder = user_state_dir()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_private(folder / _NOTES, json.dumps({"version": 1, "dirs": [str(path) for path in known]}) + "\n")
 
 
 def find_running(root: Path | None = None) -> Running | None:
-    """The platform running in `root`, or else the last one that this user started, if it still runs.
+    """The platform running in `root`, or else the newest one of this user that runs.
 
     Raises `LocalError` (`dir-not-private`) when somebody else owns the folder: its files name a server to talk to.
     """

@@ -144,7 +144,7 @@ class Supervisor:
         say.begin("measure", "reference values of this installation")
         self._nodes = plan.nodes()
         say.end("measure", "reference values computed here and pinned in policy.toml")
-        say.begin("nodes", f"{len(self._nodes)} nodes load {plan.model.name}")
+        say.begin("nodes", f"starting {_count(len(self._nodes))} with {plan.model.name}")
         for node in self._nodes:
             node.start()
         say.begin("gateway", "gateway starts")
@@ -156,7 +156,7 @@ class Supervisor:
         self._proxy = plan.proxy()
         self._proxy.start()
         self._until(lambda: len(self._registered) == len(self._nodes))
-        say.end("nodes", f"{len(self._nodes)} nodes run {plan.model.name} on SIMULATED hardware")
+        say.end("nodes", f"{_count(len(self._nodes))} with {plan.model.name} on SIMULATED hardware")
         say.begin("check", "one verified, sealed request through everything")
         self._until(self._answers)
         say.end("check", "evidence accepted, a sealed request answered")
@@ -206,7 +206,8 @@ class Supervisor:
         if self._proxy is None or self._proxy.ready is None:
             return False
         plan.proxy_port = _port_of(self._proxy.ready)
-        return probe(plan.proxy_url, plan.proxy_token, plan.model.name)
+        with self.interruptible():
+            return probe(plan.proxy_url, plan.proxy_token, plan.model.name)
 
     def _until(self, condition: Callable[[], bool]) -> None:
         end = time.monotonic() + START_SECONDS
@@ -314,3 +315,7 @@ class Supervisor:
 
 def _port_of(ready: dict[str, Any]) -> int:
     return int(str(ready["url"]).rsplit(":", 1)[1])
+
+
+def _count(nodes: int) -> str:
+    return "1 node" if nodes == 1 else f"{nodes} nodes"

@@ -50,9 +50,9 @@ from teehouse_core.errors import LocalError, TruncatedStream, UnauthenticatedErr
 from teehouse_core.seal.client import AnswerEnd
 from teehouse_core.seal.inner import InnerOptions
 
-__all__ = ["AsyncSealedAnswer", "AsyncSession"]
+__all__ = ["LARGE", "AsyncSealedAnswer", "AsyncSession"]
 
-LARGE: Final = 256 * 1024  # bytes of content above which sealing leaves the event loop
+LARGE: Final = 256 * 1024  # bytes of content above which parsing and sealing leave the event loop
 
 
 class AsyncSession:

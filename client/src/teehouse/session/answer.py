@@ -24,6 +24,7 @@ from teehouse_core.seal.inner import InnerOptions
 from teehouse_core.wire.apikey import account_of
 from teehouse_core.wire.canonical import b64u
 from teehouse_core.wire.receipts import Receipt
+from teehouse_core.wire.suites import DEFAULT_SUITE
 
 __all__ = [
     "DRAIN_SECONDS",
@@ -105,7 +106,10 @@ class SessionState:
         random: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         self.settings = settings
-        self.cache = VerifiedCache()
+        suites = settings.policy.suites
+        # PROTOCOL §1: the caller's policy chooses, never the keyset's order
+        self.suite = DEFAULT_SUITE if DEFAULT_SUITE in suites or not suites else suites[0]
+        self.cache = VerifiedCache(self.suite)
         self.random = random
         self.last_receipt: ReceiptRecord | None = None
         self._clock = clock
@@ -137,6 +141,7 @@ class SessionState:
             api_key=api_key,
             cache_secret=self._cache_secret,
             candidates=settings.candidates,
+            suite=self.suite,
             options=options or settings.options,
         )
 

@@ -95,6 +95,7 @@ class Ask:
     api_key: str = field(repr=False)
     cache_secret: bytes = field(repr=False)
     candidates: int
+    suite: str
     options: InnerOptions
 
 
@@ -147,7 +148,7 @@ def exchange_flow(ask: Ask, *, clock: Callable[[], int], random: Callable[[int],
     for attempt in (0, 1):
         offered = yield NeedCandidates(ask.endpoint, frozenset(a.keyset_digest for a in refused))
         now = clock()
-        chosen = _choose(_accepted(offered), ask.candidates, now, refused)
+        chosen = _choose(_accepted(offered), ask, now, refused)
         request = seal_request(
             chosen,
             endpoint=ask.endpoint,
@@ -159,6 +160,7 @@ def exchange_flow(ask: Ask, *, clock: Callable[[], int], random: Callable[[int],
             cache_secret=ask.cache_secret,
             request_id=request_id,
             attempt=attempt,
+            suite=ask.suite,
             options=ask.options,
         )
         head = _reply((yield Post(f"{ask.base_url}/sealed/v1/{ask.endpoint}", _headers(ask, request), request.parts)))
@@ -181,23 +183,23 @@ def exchange_flow(ask: Ask, *, clock: Callable[[], int], random: Callable[[int],
     )
 
 
-def _choose(offered: Sequence[Accepted], count: int, now: int, refused: Sequence[Accepted]) -> tuple[Accepted, ...]:
-    """Up to `count` nodes with different keys; after a refusal only ones that are newer (PROTOCOL §5)."""
+def _choose(offered: Sequence[Accepted], ask: Ask, now: int, refused: Sequence[Accepted]) -> tuple[Accepted, ...]:
+    """Up to `ask.candidates` nodes with different keys; after a refusal only ones that are newer (PROTOCOL §5)."""
     fit = [a for a in offered if all(_newer(a, old) for old in refused)]
     if refused and not fit:
         raise StaleEvidence(
             "after unknown-key the path offers no newer keyset",
             hint="a gateway can claim this at will; nothing was answered",
         )
-    chosen: list[Accepted] = []
-    kids: set[str] = set()
-    for accepted in fit:
-        kid = choose_key(accepted, now).kid
-        # A rogue node may publish another node's key in its own keyset; a request that names a kid twice is refused.
-        if kid not in kids and len(chosen) < count:
-            kids.add(kid)
-            chosen.append(accepted)
-    return tuple(chosen)
+    chosen: dict[str, Accepted] = {}
+    for accepted in sorted(fit, key=lambda one: one.keyset.not_before, reverse=True):
+        kid = choose_key(accepted, now, ask.suite).kid
+        # Two keysets of one node around a rotation share a key, and a rogue node may publish another node's: a request
+        # that named both would be refused, so the newest that lists a key stands for it.
+        listed = any(accepted.keyset.hpke_key(k) or other.keyset.hpke_key(kid) for k, other in chosen.items())
+        if not listed and len(chosen) < ask.candidates:
+            chosen[kid] = accepted
+    return tuple(chosen.values())
 
 
 def _newer(new: Accepted, old: Accepted) -> bool:

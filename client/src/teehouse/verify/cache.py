@@ -33,7 +33,8 @@ class _Entry:
 class VerifiedCache:
     """Verdicts by (endpoint, policy digest). Not locked: the session's shells see to that."""
 
-    def __init__(self) -> None:
+    def __init__(self, suite: str = DEFAULT_SUITE) -> None:
+        self._suite = suite
         self._entries: dict[tuple[str, str], _Entry] = {}
         self.tier: Tier | None = None
         """The tier this session began with; a node of any other is not sealed to."""
@@ -45,7 +46,11 @@ class VerifiedCache:
     def verdicts(self, endpoint: str, policy_digest: str, now: int, *, margin: int = MARGIN) -> list[NodeVerdict]:
         """All verdicts of the newest set while any of its nodes may be sealed to for `margin` seconds, else none."""
         entry = self._entries.get((endpoint, policy_digest))
-        if entry is None or entry.doubted or not any(_usable(node.accepted, now, margin) for node in entry.verdicts):
+        if (
+            entry is None
+            or entry.doubted
+            or not any(self._usable(node.accepted, now, margin) for node in entry.verdicts)
+        ):
             return []
         return list(entry.verdicts)
 
@@ -57,7 +62,7 @@ class VerifiedCache:
         Raises RefusedError (`tier-changed`) when nodes are usable but none has the session's tier.
         """
         known = [node.accepted for node in self.verdicts(endpoint, policy_digest, now, margin=margin)]
-        found = [a for a in known if a is not None and _usable(a, now, margin) and a.keyset_digest not in refused]
+        found = [a for a in known if a is not None and self._usable(a, now, margin) and a.keyset_digest not in refused]
         if not found:
             return []
         if self.tier is None:
@@ -82,11 +87,10 @@ class VerifiedCache:
         if entry is not None and now - entry.fetched >= REST:
             entry.doubted = True
 
-
-def _usable(accepted: Accepted | None, now: int, margin: int) -> bool:
-    if accepted is None or accepted.not_after <= now + margin:
-        return False
-    try:
-        return choose_key(accepted, now, DEFAULT_SUITE).not_after > now + margin
-    except RefusedError:
-        return False
+    def _usable(self, accepted: Accepted | None, now: int, margin: int) -> bool:
+        if accepted is None or accepted.not_after <= now + margin:
+            return False
+        try:
+            return choose_key(accepted, now, self._suite).not_after > now + margin
+        except RefusedError:
+            return False

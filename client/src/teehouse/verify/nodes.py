@@ -85,7 +85,8 @@ def appraise_set(
             accepted = None
         if verdict.keyset.digest in seen:
             continue
-        seen.add(verdict.keyset.digest)
+        if accepted is not None:  # a spoiled bundle must not hide a good one over the same keyset
+            seen.add(verdict.keyset.digest)
         found.append(NodeVerdict(bundle, verdict, accepted))
     if not found and malformed is not None:
         raise malformed

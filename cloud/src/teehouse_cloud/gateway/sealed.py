@@ -23,6 +23,7 @@ from teehouse_cloud.gateway.fleet import Fleet, NodeView
 from teehouse_cloud.gateway.intake import Intake
 from teehouse_cloud.gateway.limits import BodyBudget, RateLimit, Slots
 from teehouse_cloud.gateway.metrics import Metrics
+from teehouse_cloud.gateway.once import RelayOnce
 from teehouse_cloud.gateway.poller import Poller
 from teehouse_cloud.gateway.upstream import RETRYABLE, Answer, NodeProblem, Progress, SealedRequest, ask, copy
 from teehouse_cloud.logs import get_logger
@@ -76,6 +77,7 @@ class SealedDoor:
         self._rate = RateLimit(settings.key_rpm)
         self._slots = Slots(settings.key_streams)
         self._budget = BodyBudget(settings.inflight_body_bytes, MAX_FRAME)
+        self._once = RelayOnce()
         self._open: dict[Progress, asyncio.Task[None]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, endpoint: str) -> None:
@@ -145,6 +147,8 @@ class SealedDoor:
             async with _within(patience):
                 await intake.read_rest(length)
             request = SealedRequest(intake.chunks, length, _accept(scope), call.rid)
+            if code := self._once.claim(head.account, head.request_id, head.attempt, time.monotonic()):
+                raise Refusal(code)
             await self._relay(scope, receive, send, call, head, nodes, request)
         finally:
             self._budget.give(call.account, length)
@@ -228,9 +232,14 @@ class SealedDoor:
                 node.in_flight -= 1
         for code in _TELLING:
             if code in problems:
+                if code == "unknown-key":
+                    self._once.answered_unknown_key(head.account, head.request_id)
                 await _pass_problem(send, call, problems[code])
                 return
-        raise self._nobody(head)
+        refusal = self._nobody(head)
+        if refusal.code == "unknown-key":
+            self._once.answered_unknown_key(head.account, head.request_id)
+        raise refusal
 
     async def _copy(self, send: Send, call: _Call, node: NodeView, answer: Answer) -> None:
         call.status = 200

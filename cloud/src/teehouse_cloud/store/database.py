@@ -16,6 +16,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
 from teehouse_cloud.errors import DatabaseError, SettingsError
+from teehouse_cloud.store.models import Base
 
 __all__ = ["Database", "database_url", "insert_new"]
 
@@ -96,10 +97,13 @@ class Database:
         await self.engine.dispose()
 
 
-def insert_new(database: Database, table: Any, rows: list[dict[str, Any]]) -> Any:
-    """`INSERT … ON CONFLICT DO NOTHING` in the dialect of `database`."""
+def insert_new(database: Database, model: type[Base]) -> Any:
+    """`INSERT … ON CONFLICT DO NOTHING` in the dialect of `database`; execute it with a list of rows.
+
+    One statement of one shape: with the rows inside it, each page would be compiled anew.
+    """
     make = sqlite.insert if database.is_sqlite else postgresql.insert
-    return make(table).values(rows).on_conflict_do_nothing()
+    return make(model).on_conflict_do_nothing()
 
 
 def _sqlite_pragmas(connection: Any, _record: Any) -> None:

@@ -86,11 +86,15 @@ class ApiKey(Base):
 
 
 class UsageRecord(Base):
-    """A usage record signed by a node (PROTOCOL §7). One per account and request: cost is counted once."""
+    """A usage record signed by a node (PROTOCOL §7). One per account and transcript: cost is counted once.
+
+    One transcript per `request_id` is the gateway's rule (`gateway/once.py`): an id may come
+    again only as the retry of an `unknown-key`, which no node worked on.
+    """
 
     __tablename__ = "usage_records"
     __table_args__ = (
-        UniqueConstraint("account", "request_id"),
+        UniqueConstraint("account", "th"),
         Index(None, "account", "id"),
     )
 

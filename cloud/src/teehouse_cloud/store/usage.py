@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Usage records as nodes signed them. Stored once per (account, request_id): a repeated one changes nothing.
+"""Usage records as nodes signed them. Stored once per (account, th): a repeated one changes nothing.
 
 The signature is kept, not checked: this wheel holds no cipher. Whoever audits a bill checks it against the keyset.
 """
@@ -61,7 +61,7 @@ async def store_usage(
     ]
     async with database.session() as session:
         if rows:
-            await session.execute(insert_new(database, UsageRecord, rows))
+            await (await session.connection()).execute(insert_new(database, UsageRecord), rows)
         await session.execute(update(Node).where(Node.id == node).values(usage_boot=boot, usage_after=after))
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from teehouse_core.errors import LocalError, MalformedError
 
-__all__ = ["InnerRequest", "bucket", "decode_request", "encode_request"]
+__all__ = ["InnerRequest", "bucket", "decode_request", "encode_padded", "encode_request"]
 
 _FLOOR = 1024  # bytes; shorter messages all look alike
 _MAX_FIELD = 4096  # bytes of a name, a value, or a control field
@@ -52,12 +52,23 @@ def _text(value: str) -> bytes:
 
 def encode_request(request: InnerRequest) -> bytes:
     """Binary HTTP bytes, not yet padded."""
+    return b"".join(_parts(request))
+
+
+def encode_padded(request: InnerRequest) -> bytes:
+    """Binary HTTP bytes with zeros up to their bucket, written once: the content may be large."""
+    parts = _parts(request)
+    length = sum(map(len, parts))
+    return b"".join((*parts, bytes(bucket(length) - length)))
+
+
+def _parts(request: InnerRequest) -> tuple[bytes, ...]:
     try:
         head = b"".join(_text(v) for v in (request.method, request.scheme, request.authority, request.path))
         lines = b"".join(_text(name) + _text(value) for name, value in request.headers)
     except UnicodeEncodeError:
         raise LocalError("inner header is not ASCII", code="inner-header") from None
-    return b"\0" + head + _varint(len(lines)) + lines + _varint(len(request.content)) + request.content + b"\0"
+    return (b"\0", head, _varint(len(lines)), lines, _varint(len(request.content)), request.content, b"\0")
 
 
 class _Cursor:
@@ -93,9 +104,10 @@ class _Cursor:
         if size > _MAX_FIELD:
             raise MalformedError("inner field too long", code="inner-field")
         raw = self.take(size)
-        if not all(0x20 <= byte <= 0x7E for byte in raw):
+        text = raw.decode("latin-1")
+        if not (text.isascii() and text.isprintable()):
             raise MalformedError("inner field is not printable ASCII", code="inner-field")
-        return raw.decode("ascii")
+        return text
 
     def rest(self) -> bytes:
         return self._data[self._at :]

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from teehouse_core.appraise.verdict import Accepted
 from teehouse_core.errors import LocalError, MalformedError, RefusedError, TruncatedStream
 from teehouse_core.seal.answer import BODY, HEAD, RESPONSE_PREFIX, TRAILER, Head, Trailer, unwrap
-from teehouse_core.seal.bhttp import bucket, encode_request
+from teehouse_core.seal.bhttp import encode_padded
 from teehouse_core.seal.inner import InnerOptions, facts_of, make_inner
 from teehouse_core.seal.records import RecordOpener, RecordSealer
 from teehouse_core.seal.schedule import (
@@ -119,10 +119,12 @@ def seal_request(
     # (1) the body, under keys that come from CEK alone
     cek = random(32)
     derived = body_keys(cek)
-    inner = encode_request(make_inner(endpoint, op, content, facts, options or InnerOptions()))
-    padded = inner.ljust(bucket(len(inner)), b"\0")
+    padded = encode_padded(make_inner(endpoint, op, content, facts, options or InnerOptions()))
     body = _seal_body(RecordSealer(derived.key, derived.nonce), padded)
-    if len(body) > MAX_BODY:
+    body_len, digest = sum(map(len, body)), hashlib.sha256()
+    for record in body:
+        digest.update(record)
+    if body_len > MAX_BODY:
         raise LocalError("the request is too large to seal", code="too-large", hint=f"{MAX_BODY >> 20} MiB at most")
     # (2) one secret, one cache scope, one commitment per candidate
     secrets = [random(32) for _ in candidates]
@@ -139,8 +141,8 @@ def seal_request(
         account=account,
         sent_at=now,
         expires_at=now + lifetime,
-        body_len=len(body),
-        body_sha256=hashlib.sha256(body).hexdigest(),
+        body_len=body_len,
+        body_sha256=digest.hexdigest(),
         cek_commit=derived.commit,
         candidates=tuple(
             Candidate(key.kid, accepted.keyset_digest.hex(), candidate_commit(r, s))
@@ -157,7 +159,7 @@ def seal_request(
     return SealedRequest(
         header=header,
         header_bytes=header_bytes,
-        parts=(frame_prefix(header_bytes), header_bytes, *envelopes, body),
+        parts=(frame_prefix(header_bytes), header_bytes, *envelopes, *body),
         th=th,
         keysets=tuple(accepted.keyset for accepted in candidates),
         secrets=tuple(secrets),
@@ -186,12 +188,12 @@ def _check_keys(keys: Sequence[HpkeKey], candidates: Sequence[Accepted]) -> None
             raise RefusedError("two accepted keysets list the same key", code="candidate-key-shared")
 
 
-def _seal_body(sealer: RecordSealer, padded: bytes) -> bytes:
+def _seal_body(sealer: RecordSealer, padded: bytes) -> list[bytes]:
     view = memoryview(padded)
-    return b"".join(
+    return [
         sealer.seal(view[at : at + MAX_PLAINTEXT], final=at + MAX_PLAINTEXT >= len(view))
         for at in range(0, len(view), MAX_PLAINTEXT)
-    )
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn
 
-from teehouse_core.errors import MalformedError
+from teehouse_core.errors import LocalError, MalformedError
 from teehouse_core.seal.bhttp import InnerRequest
 from teehouse_core.wire.header import MAX_TOKENS_BUCKET, RequestHeader
 from teehouse_core.wire.ops import OPS
@@ -72,6 +72,8 @@ def facts_of(content: bytes) -> ContentFacts:
 
 def make_inner(endpoint: str, op: str, content: bytes, facts: ContentFacts, options: InnerOptions) -> InnerRequest:
     """The inner request for `op`; it never carries an API key, a cookie or any header of the caller's."""
+    if op not in OPS:
+        raise LocalError("no such operation", code="op-unknown", hint=f"one of {', '.join(OPS)}")
     accept = "text/event-stream" if facts.stream else "application/json"
     headers = (
         ("content-type", "application/json"),

@@ -26,7 +26,7 @@ from teehouse_core.wire.header import MAX_LIFETIME, RequestHeader, transcript
 from teehouse_core.wire.keyset import Keyset
 from teehouse_core.wire.labels import L
 from teehouse_core.wire.receipts import Receipt, Usage, UsageRecord
-from teehouse_core.wire.records import MAX_PLAINTEXT, RecordReader
+from teehouse_core.wire.records import MAX_PLAINTEXT, cut_records
 
 __all__ = ["CONSTANT_RECORD", "OpenedRequest", "ResponseSealer", "Signer", "open_request", "sign_usage"]
 
@@ -111,12 +111,8 @@ def _check_time(header: RequestHeader, now: int) -> None:
 
 
 def _open_body(opener: RecordOpener, body: memoryview) -> bytes:
-    reader = RecordReader()
-    records = list(reader.feed(body))
-    if not reader.ended:
-        raise MalformedError("body has no final record", code="body-not-final")
-    taken = sum(len(record.aad) + len(record.ciphertext) for record in records)
-    if taken != len(body):
+    records, end = cut_records(body)
+    if end != len(body):
         raise MalformedError("bytes follow the final record", code="body-trailing")
     pieces = [opener.open(record) for record in records]
     if any(len(piece) != MAX_PLAINTEXT for piece in pieces[:-1]):

@@ -17,6 +17,7 @@ __all__ = [
     "TAG",
     "Record",
     "RecordReader",
+    "cut_records",
     "record_prefix",
 ]
 
@@ -32,12 +33,40 @@ class Record(NamedTuple):
 
     aad: bytes
     final: bool
-    ciphertext: bytes
+    ciphertext: bytes | memoryview
 
 
 def record_prefix(final: bool, ciphertext_len: int) -> bytes:
     """The five bytes before a ciphertext."""
     return _HEAD.pack(1 if final else 0, ciphertext_len)
+
+
+def cut_records(body: memoryview) -> tuple[list[Record], int]:
+    """The records of a body held whole, and where the final one ends; ciphertexts are views, not copies.
+
+    Raises MalformedError: a bad prefix, or no final record.
+    """
+    records: list[Record] = []
+    at = 0
+    while len(body) - at >= PREFIX:
+        final, end = _next(body, at)
+        if end > len(body):
+            break
+        records.append(Record(bytes(body[at : at + PREFIX]), final, body[at + PREFIX : end]))
+        at = end
+        if final:
+            return records, at
+    raise MalformedError("body has no final record", code="body-not-final")
+
+
+def _next(buffer: bytearray | memoryview, at: int) -> tuple[bool, int]:
+    """Flag and end of the record at `at`, by its prefix. Raises MalformedError."""
+    final, length = _HEAD.unpack_from(buffer, at)
+    if final > 1:
+        raise MalformedError("record flag is neither 0 nor 1", code="record-flag")
+    if not MIN_CIPHERTEXT <= length <= MAX_CIPHERTEXT:
+        raise MalformedError("record length out of range", code="record-length")
+    return bool(final), at + PREFIX + length
 
 
 class RecordReader:
@@ -66,15 +95,10 @@ class RecordReader:
         buffer += data
         at, size = 0, len(buffer)
         while size - at >= PREFIX:
-            final, length = _HEAD.unpack_from(buffer, at)
-            if final > 1:
-                raise MalformedError("record flag is neither 0 nor 1", code="record-flag")
-            if not MIN_CIPHERTEXT <= length <= MAX_CIPHERTEXT:
-                raise MalformedError("record length out of range", code="record-length")
-            end = at + PREFIX + length
+            final, end = _next(buffer, at)
             if size < end:
                 break
-            record = Record(bytes(buffer[at : at + PREFIX]), bool(final), bytes(buffer[at + PREFIX : end]))
+            record = Record(bytes(buffer[at : at + PREFIX]), final, bytes(buffer[at + PREFIX : end]))
             at = end
             if final:
                 self.ended = True

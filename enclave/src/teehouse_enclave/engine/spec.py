@@ -47,7 +47,7 @@ class EngineSpec:
     weights_sha256: str | None = None  # expected digest (llamacpp: refused if other), or the upstream's
     context: int = 2048
     parallel: int = 4
-    queue: int = 16
+    queue: int = 64
     threads: int = 0
     batch: int = 64  # 512 is no faster on a CPU; raise it for image models whose pictures have more tokens
     gpu_layers: int = 0

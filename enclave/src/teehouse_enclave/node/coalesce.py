@@ -27,9 +27,12 @@ class Outbox:
     _room: asyncio.Event = field(default_factory=asyncio.Event)
     closed: bool = False
     error: BaseException | None = None
+    _active: bool = False
+    _bell: asyncio.TimerHandle | None = None
 
     async def put(self, data: bytes) -> None:
         self._data += data
+        self._active = True
         self._news.set()
         if len(self._data) > _HIGH_WATER:
             self._room.clear()
@@ -38,19 +41,28 @@ class Outbox:
     def close(self, error: BaseException | None = None) -> None:
         """No more bytes will come; `error` says why not, if something went wrong."""
         self.closed, self.error = True, error
+        if self._bell is not None:
+            self._bell.cancel()
         self._news.set()
 
-    async def wait(self, patience: float) -> bool:
-        """Until there are bytes or the end; False after `patience` seconds of neither."""
+    async def wait(self) -> bool:
+        """Until there are bytes or the end; False after KEEP_ALIVE to twice as many seconds of neither."""
         if self._data or self.closed:
             return True
         self._news.clear()
-        try:
-            async with asyncio.timeout(patience):
-                await self._news.wait()
-        except TimeoutError:
-            return False
-        return True
+        # One timer a stream, set again only when it rings: a timeout around each wait costs more than sealing a token.
+        if self._bell is None:
+            self._bell = asyncio.get_running_loop().call_later(KEEP_ALIVE, self._ring)
+        await self._news.wait()
+        return bool(self._data) or self.closed
+
+    def _ring(self) -> None:
+        self._bell = None
+        if self._active:  # something came since the last ring: silence is counted from now
+            self._active = False
+            self._bell = asyncio.get_running_loop().call_later(KEEP_ALIVE, self._ring)
+        else:
+            self._news.set()
 
     def take(self, limit: int | None = None) -> bytes:
         """All bytes held, or the first `limit`."""
@@ -69,7 +81,7 @@ async def flushes(outbox: Outbox, flush_ms: int, clock: Callable[[], float]) -> 
     last = clock() - flush_ms / 1000
     opened = False
     while True:
-        if not await outbox.wait(KEEP_ALIVE):
+        if not await outbox.wait():
             yield b""
             continue
         early = last + flush_ms / 1000 - clock()

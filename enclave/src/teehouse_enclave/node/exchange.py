@@ -16,7 +16,7 @@ from teehouse_core.seal.node import CONSTANT_RECORD, OpenedRequest, ResponseSeal
 from teehouse_core.seal.suite import mac
 from teehouse_enclave.engine.base import Engine, EngineError
 from teehouse_enclave.node.chat import Answer, answer_chat, error_body
-from teehouse_enclave.node.coalesce import KEEP_ALIVE, Outbox, beats, flushes
+from teehouse_enclave.node.coalesce import Outbox, beats, flushes
 from teehouse_enclave.node.keys import NodeKeys
 from teehouse_enclave.node.log import log_event
 from teehouse_enclave.node.usage import UsageRing
@@ -100,7 +100,12 @@ class Exchange:
             raise EngineError(404, "unsupported-operation", "this endpoint serves chat completions only")
         model = facts.body.get("model")
         if model not in (self._opened.header.endpoint, self._room.model):
-            raise EngineError(404, "model_not_found", "this endpoint does not serve that model", param="model")
+            raise EngineError(
+                404,
+                "model_not_found",
+                "this endpoint does not serve that model; name the endpoint's id, or the model's own name",
+                param="model",
+            )
 
     async def _produce(self, facts: ContentFacts, outbox: Outbox) -> None:
         room = self._room
@@ -130,7 +135,7 @@ class Exchange:
     async def _relay(
         self, sealer: ResponseSealer, facts: ContentFacts, options: InnerOptions, outbox: Outbox, send: Send
     ) -> None:
-        await outbox.wait(KEEP_ALIVE)  # the status is known with the first bytes; a slow prefill is a 200 so far
+        await outbox.wait()  # the status is known with the first bytes; a slow prefill is a 200 so far
         error = outbox.error
         if isinstance(error, EngineError) and outbox.empty:
             await self._refuse(sealer, error, send)

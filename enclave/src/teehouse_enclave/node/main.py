@@ -142,6 +142,7 @@ async def _serve(config: NodeConfig) -> None:
             access_log=False,
             log_config=None,
             server_header=False,
+            proxy_headers=False,
             timeout_graceful_shutdown=config.limits.drain_s,
         ),
         app,

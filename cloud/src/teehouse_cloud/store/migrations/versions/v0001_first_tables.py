@@ -81,7 +81,7 @@ def upgrade() -> None:
         sa.Column("sig", sa.LargeBinary(), nullable=False),
         sa.Column("received_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_usage_records"),
-        sa.UniqueConstraint("account", "request_id", name="uq_usage_records_account_request_id"),
+        sa.UniqueConstraint("account", "th", name="uq_usage_records_account_th"),
     )
     op.create_index("ix_usage_records_account_id", "usage_records", ["account", "id"])
     op.create_table(
