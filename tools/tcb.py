@@ -34,7 +34,7 @@ OWN = {"teehouse", "teehouse-core", "teehouse-enclave", "teehouse-cloud"}
 
 # Ceilings. Raising one is a decision: change docs/adr/0008-tcb-budget.md with it and argue there.
 BUDGET_ADR = "docs/adr/0008-tcb-budget.md"
-MAX_LINES = 7000  # lines of our own code inside the TEE
+MAX_LINES = 9000  # lines of our own code inside the TEE
 MAX_PACKAGES = 18  # third-party packages inside the TEE
 
 TARGET = {

@@ -273,7 +273,8 @@ def _key_checks(sheet: Sheet, evidence: TpmEvidence, facts: TpmFacts, policy: Po
         chained = sheet.run("tpm.ak.chain", lambda: _chain(evidence, facts, roots, now), needs=(facts.chain, facts.key))
         required = policy.tpm.revocation_required
         run = lambda: _revocation(evidence, facts, roots, policy, now)  # noqa: E731
-        sheet.run("tpm.ak.revocation", run, required=required, needs=(facts.chain,))
+        # known to be revoked refuses always; only not knowing is the policy's matter
+        sheet.run("tpm.ak.revocation", run, required=required, needs=(facts.chain,), failure_refuses=True)
     sheet.run("tpm.ak.trust", lambda: _trust(evidence, facts, policy, chained), needs=(facts.key,))
 
 
