@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes spec/vectors, or with --check proves them.
+"""Writes spec/vectors, or with --check proves them; those of evidence as `evidence_kit` says.
 
 `--check` proves that the committed files are exactly, byte for byte, what the makers make, that no file is there which
 no maker makes, and that this repository's implementation gives each vector its verdict and output. The expected
@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import evidence_kit
+import make_evidence
 from kit import ENVELOPES, VECTORS, Vector
 from make_bodies import bodies
 from make_documents import documents
@@ -55,9 +57,13 @@ def make() -> tuple[dict[str, str], list[str]]:
     return files, wrong
 
 
+def _paths() -> list[Path]:
+    return [path for path in VECTORS.rglob("*.json") if evidence_kit.FOLDER not in path.parents]
+
+
 def compare(files: dict[str, str]) -> list[str]:
-    """Differences between `files` and what lies below `vectors`."""
-    there = {path.relative_to(VECTORS).as_posix() for path in VECTORS.rglob("*.json")}
+    """Differences between `files` and what lies below `vectors`, evidence aside."""
+    there = {path.relative_to(VECTORS).as_posix() for path in _paths()}
     wrong = [f"{name}: no maker makes it" for name in sorted(there - files.keys())]
     wrong += [f"{name}: not there" for name in sorted(files.keys() - there)]
     both = sorted(there & files.keys())
@@ -67,8 +73,8 @@ def compare(files: dict[str, str]) -> list[str]:
 
 
 def write(files: dict[str, str]) -> None:
-    """Make `vectors` hold exactly `files`."""
-    for path in VECTORS.rglob("*.json"):
+    """Make `vectors` hold exactly `files`, beside evidence."""
+    for path in _paths():
         if path.relative_to(VECTORS).as_posix() not in files:
             path.unlink()
     for name, text in files.items():
@@ -81,15 +87,18 @@ def main(argv: list[str] | None = None) -> int:
     """0 when all is well, 1 with findings."""
     parser = argparse.ArgumentParser(description="Write or check the conformance vectors of sealed/1.")
     parser.add_argument("--check", action="store_true", help="write nothing; prove what is there")
-    check: bool = parser.parse_args(argv).check
+    parser.add_argument("--fresh", action="store_true", help="forge every vector of evidence anew, right or not")
+    arguments = parser.parse_args(argv)
     files, wrong = make()
-    if check:
-        wrong += compare(files)
+    evidence = list(make_evidence.vectors())
+    if arguments.check:
+        wrong += compare(files) + evidence_kit.check(evidence, make_evidence.UNREACHABLE)
     elif not wrong:
         write(files)
+        wrong += evidence_kit.write(evidence, make_evidence.UNREACHABLE, fresh=arguments.fresh)
     for line in wrong:
         print(line)
-    print(f"vectors: {len(files) - 1}, findings: {len(wrong)}", file=sys.stderr)
+    print(f"vectors: {len(files) - 1} and {len(evidence)} of evidence, findings: {len(wrong)}", file=sys.stderr)
     return 1 if wrong else 0
 
 

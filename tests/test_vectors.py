@@ -27,7 +27,7 @@ from teehouse.conformance import (
 
 ROOT = Path(__file__).resolve().parent.parent
 VECTORS = ROOT / "spec" / "vectors"
-FILES = sorted(path for path in VECTORS.glob("*/*.json"))
+FILES = sorted(path for path in VECTORS.glob("*/*.json") if path.parent.name != "evidence")  # test_vectors_evidence
 COMMAND = [sys.executable, "-m", "teehouse.conformance"]
 
 

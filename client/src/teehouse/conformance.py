@@ -2,9 +2,10 @@
 """`teehouse-conformance <stage> < in.json > out.json`: one conformance vector's input in, this code's verdict out.
 
 Other implementations of sealed/1 offer the same command, so one runner compares them (spec/README.md). Byte strings
-are base64url without padding, or `{"text": "…"}` for bytes that are UTF-8 text. Times are Unix seconds.
+are base64url without padding, or `{"text": "…"}` for bytes that are UTF-8 text. Times are Unix seconds. The stages of
+evidence are `conformance_evidence`'s.
 
-Exit codes: 0 accept, 10 reject, 30 the input is not what the stage takes, 2 usage, 1 bug.
+Exit codes: 0 accept, 10 reject or malformed, 30 the input is not what the stage takes, 2 usage, 1 bug.
 Nothing here guards a secret: seeds and keys in vectors are public.
 """
 
@@ -16,6 +17,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from teehouse.conformance_evidence import EVIDENCE_STAGES
+from teehouse.conformance_input import InputError, member, objects, take, take_all
 from teehouse_core.errors import MalformedError, TeehouseError
 from teehouse_core.seal.bhttp import decode_request
 from teehouse_core.seal.client import AnswerBody, AnswerEnd, AnswerHead, ResponseOpener, SealedRequest
@@ -26,7 +29,7 @@ from teehouse_core.seal.schedule import ExchangeSecrets, body_keys, cache_scope,
 from teehouse_core.seal.suite import SealingKey, key_from_seed
 from teehouse_core.wire.armor import ArmorReader
 from teehouse_core.wire.binding import challenge, device_nonce, devices_digest, report_data
-from teehouse_core.wire.canonical import b64u, parse, unb64u
+from teehouse_core.wire.canonical import b64u, parse
 from teehouse_core.wire.frame import RequestFrame
 from teehouse_core.wire.header import RequestHeader, transcript
 from teehouse_core.wire.keyset import Keyset, key_id
@@ -38,50 +41,12 @@ ACCEPT, BUG, USAGE, REJECT, MALFORMED_INPUT = 0, 1, 2, 10, 30
 CANONICAL_LIMIT = 256 * 1024  # bytes; what a keyset may have, the largest canonical document
 
 
-class InputError(Exception):
-    """The input is not what the stage takes; says nothing about the code under test."""
-
-
-def _member(given: Mapping[str, Any], name: str, kind: type) -> Any:
-    value = given.get(name)
-    if type(value) is not kind:
-        raise InputError(f"{name}: expected {kind.__name__}")
-    return value
-
-
-def _bytes(value: Any, name: str) -> bytes:
-    if type(value) is dict and set(value) == {"text"} and type(value["text"]) is str:
-        text: str = value["text"]
-        return text.encode("utf-8")
-    if type(value) is not str:
-        raise InputError(f"{name}: expected base64url, or an object with text")
-    try:
-        return unb64u(value)
-    except MalformedError as error:
-        raise InputError(f"{name}: {error.message}") from None
-
-
-def _take(given: Mapping[str, Any], name: str) -> bytes:
-    return _bytes(given.get(name), name)
-
-
-def _take_all(given: Mapping[str, Any], name: str) -> list[bytes]:
-    return [_bytes(item, name) for item in _member(given, name, list)]
-
-
-def _objects(given: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
-    items: list[dict[str, Any]] = _member(given, name, list)
-    if any(type(item) is not dict for item in items):
-        raise InputError(f"{name}: expected objects")
-    return items
-
-
 def _canonical(given: Mapping[str, Any]) -> dict[str, Any]:
-    return {"value": parse(_take(given, "data"), limit=CANONICAL_LIMIT)}
+    return {"value": parse(take(given, "data"), limit=CANONICAL_LIMIT)}
 
 
 def _keyset(given: Mapping[str, Any]) -> dict[str, Any]:
-    keyset = Keyset.parse(_take(given, "data"))
+    keyset = Keyset.parse(take(given, "data"))
     return {
         "keyset_sha256": keyset.sha256,
         "role": keyset.role,
@@ -103,7 +68,7 @@ def _header_facts(header: RequestHeader) -> dict[str, Any]:
 
 
 def _frame(given: Mapping[str, Any]) -> dict[str, Any]:
-    frame = RequestFrame.parse(_take(given, "frame"))
+    frame = RequestFrame.parse(take(given, "frame"))
     return _header_facts(frame.header) | {
         "th": b64u(transcript(frame.header_bytes)),
         "envelopes": [hashlib.sha256(envelope).hexdigest() for envelope in frame.envelopes],
@@ -113,7 +78,7 @@ def _frame(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _test_key(given: Mapping[str, Any]) -> SealingKey:
     """A key from `seed`: 32 bytes of X-Wing (expanded by SHAKE256), or all its secret bytes for the other suite."""
-    suite, seed = _member(given, "suite", str), _take(given, "seed")
+    suite, seed = member(given, "suite", str), take(given, "seed")
     if suite not in SUITES or len(seed) != (32 if suite == DEFAULT_SUITE else 112):
         raise InputError("published: unknown suite, or a seed of the wrong length")
     return key_from_seed(hashlib.shake_256(seed).digest(96) if suite == DEFAULT_SUITE else seed, suite)
@@ -121,23 +86,21 @@ def _test_key(given: Mapping[str, Any]) -> SealingKey:
 
 def _open_request(given: Mapping[str, Any]) -> dict[str, Any]:
     """A node that published `published` and was sent `earlier` (whatever came of it) is now sent `frame`."""
-    endpoint, now = _member(given, "endpoint", str), _member(given, "now", int)
-    seen = SeenSet(_member(given, "capacity", int)) if "capacity" in given else SeenSet()
+    endpoint, now = member(given, "endpoint", str), member(given, "now", int)
+    seen = SeenSet(member(given, "capacity", int)) if "capacity" in given else SeenSet()
     ring = Keyring()
-    for item in _objects(given, "published"):
+    for item in objects(given, "published"):
         try:
-            keyset = Keyset.parse(_take(item, "keyset"))
+            keyset = Keyset.parse(take(item, "keyset"))
         except MalformedError as error:
             raise InputError(f"published: {error}") from None
-        ring.publish(keyset, [_test_key(key) for key in _objects(item, "keys")])
-    for item in _objects(given, "earlier") if "earlier" in given else []:
+        ring.publish(keyset, [_test_key(key) for key in objects(item, "keys")])
+    for item in objects(given, "earlier") if "earlier" in given else []:
         try:
-            open_request(
-                _take(item, "frame"), endpoint=endpoint, keyring=ring, seen=seen, now=_member(item, "now", int)
-            )
+            open_request(take(item, "frame"), endpoint=endpoint, keyring=ring, seen=seen, now=member(item, "now", int))
         except TeehouseError:
             continue
-    opened = open_request(_take(given, "frame"), endpoint=endpoint, keyring=ring, seen=seen, now=now)
+    opened = open_request(take(given, "frame"), endpoint=endpoint, keyring=ring, seen=seen, now=now)
     try:
         inner, options, facts = opened.read()
     except MalformedError as error:
@@ -169,13 +132,13 @@ class _Sealed(Exception):  # noqa: N818  not an error of this program
 
 def _open_response(given: Mapping[str, Any]) -> dict[str, Any]:
     """A client that sent `header` with `secrets` (R_i) to the nodes of `keysets` is answered `response`."""
-    header_bytes = _take(given, "header")
+    header_bytes = take(given, "header")
     try:
         header = RequestHeader.parse(header_bytes)
-        keysets = tuple(Keyset.parse(raw) for raw in _take_all(given, "keysets"))
+        keysets = tuple(Keyset.parse(raw) for raw in take_all(given, "keysets"))
     except MalformedError as error:
         raise InputError(f"header or keysets: {error}") from None
-    secrets = tuple(_take_all(given, "secrets"))
+    secrets = tuple(take_all(given, "secrets"))
     if not len(keysets) == len(secrets) == len(header.candidates):
         raise InputError("keysets, secrets and candidates differ in number")
     request = SealedRequest(
@@ -185,12 +148,12 @@ def _open_response(given: Mapping[str, Any]) -> dict[str, Any]:
         th=transcript(header_bytes),
         keysets=keysets,
         secrets=secrets,
-        padded_plain=_take(given, "request_plain"),
+        padded_plain=take(given, "request_plain"),
     )
-    opener = ResponseOpener(request, armored=_member(given, "armored", bool))
+    opener = ResponseOpener(request, armored=member(given, "armored", bool))
     out: dict[str, Any] = {}
     body = b""
-    for event in opener.feed(_take(given, "response")):
+    for event in opener.feed(take(given, "response")):
         if isinstance(event, AnswerHead):
             out |= {
                 "status": event.status,
@@ -206,7 +169,7 @@ def _open_response(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _bhttp(given: Mapping[str, Any]) -> dict[str, Any]:
-    inner = decode_request(_take(given, "data"))
+    inner = decode_request(take(given, "data"))
     return {
         "method": inner.method,
         "scheme": inner.scheme,
@@ -218,25 +181,25 @@ def _bhttp(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _armor(given: Mapping[str, Any]) -> dict[str, Any]:
-    return {"pieces": [b64u(piece) for piece in ArmorReader().feed(_take(given, "data"))]}
+    return {"pieces": [b64u(piece) for piece in ArmorReader().feed(take(given, "data"))]}
 
 
 def _derive(given: Mapping[str, Any]) -> dict[str, Any]:
     """Known answers of every derivation; nothing is refused here."""
-    cek, r, s, nonce = (_take(given, name) for name in ("cek", "r", "s", "response_nonce"))
-    index, header, digest = _member(given, "index", int), _take(given, "header"), _take(given, "keyset_digest")
+    cek, r, s, nonce = (take(given, name) for name in ("cek", "r", "s", "response_nonce"))
+    index, header, digest = member(given, "index", int), take(given, "header"), take(given, "keyset_digest")
     th = transcript(header)
     keys, exchange = body_keys(cek), ExchangeSecrets(r, th, index, nonce)
     response_key, response_base = exchange.response_keys()
-    asked = challenge(_member(given, "challenge_kind", int), _take(given, "challenge_value"))
+    asked = challenge(member(given, "challenge_kind", int), take(given, "challenge_value"))
     devices = devices_digest(
-        [(_member(d, "type", int), _take(d, "report"), _take(d, "chain")) for d in _objects(given, "devices")]
+        [(member(d, "type", int), take(d, "report"), take(d, "chain")) for d in objects(given, "devices")]
     )
     out = {
         "k_req": keys.key,
         "n_req": keys.nonce,
         "cek_commit": keys.commit,
-        "scope": cache_scope(_take(given, "cache_secret"), digest),
+        "scope": cache_scope(take(given, "cache_secret"), digest),
         "commit": candidate_commit(r, s),
         "th": th,
         "envelope_info": envelope_info(th, index),
@@ -248,7 +211,7 @@ def _derive(given: Mapping[str, Any]) -> dict[str, Any]:
         "device_nonce": device_nonce(digest, asked),
         "report_data": report_data(digest, devices, asked),
     }
-    kid = key_id(_member(given, "alg", str), _take(given, "pk"))
+    kid = key_id(member(given, "alg", str), take(given, "pk"))
     return {name: b64u(value) for name, value in out.items()} | {"kid": kid}
 
 
@@ -268,8 +231,11 @@ def decide(stage: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """The verdict on one vector's input: `{"result":"accept","output"}`, or `{"result":"reject","code"[,"wire"]}`.
 
     `wire` is what a node would let out in clear (stage open-request only): a code of the closed list, or `sealed`.
-    Raises InputError when `given` is not what `stage` takes.
+    A stage of evidence gives more, as `conformance_evidence` says. Raises InputError when `given` is not what `stage`
+    takes.
     """
+    if stage in EVIDENCE_STAGES:
+        return EVIDENCE_STAGES[stage](given)
     try:
         return {"result": "accept", "output": STAGES[stage](given)}
     except _Sealed as refused:
@@ -294,8 +260,9 @@ def _read_input(data: bytes) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> int:
     """The command; gives its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
-    if len(arguments) != 1 or arguments[0] not in STAGES:
-        sys.stderr.write(f"usage: teehouse-conformance {{{','.join(STAGES)}}} < in.json > out.json\n")
+    stages = (*STAGES, *EVIDENCE_STAGES)
+    if len(arguments) != 1 or arguments[0] not in stages:
+        sys.stderr.write(f"usage: teehouse-conformance {{{','.join(stages)}}} < in.json > out.json\n")
         return USAGE
     try:
         verdict = decide(arguments[0], _read_input(sys.stdin.buffer.read()))
