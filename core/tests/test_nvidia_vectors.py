@@ -279,31 +279,32 @@ def test_genuine_manifests_match_genuine_reports(file: str) -> None:
     assert "gpu.rim.chain" in refusing(late)
 
 
-@pytest.mark.parametrize(
-    ("file", "wrong", "fails"),
-    [
-        (
-            "HOPPER-GH100_535.86.09_attestation-sdk_30cddcd0b0.bin",
-            "NV_GPU_DRIVER_GH100_535.86.09_measurement_mismatch_6835a5.xml",
-            {"gpu.rim.signature", "gpu.rim.measurements"},
-        ),
-        (
-            "HOPPER-GH100_535.86.09_attestation-sdk_30cddcd0b0.bin",
-            "NV_GPU_VBIOS_1010_0200_882_96005E0001_measurement_mismatch_9b1029.xml",
-            {"gpu.rim.measurements"},
-        ),
-        (
-            "HOPPER-GH100_580.95.05_trustee_40782a2b61.bin",
-            "1010_0200_882_960074001A_PROD_fc0862.xml",
-            {"gpu.rim.measurements"},
-        ),
-        (
-            "LS10_nvswitch_attestation-sdk_352fc991e8.bin",
-            "NV_SWITCH_BIOS_5612_0002_890_9610550001_invalid_signature_8ac003.xml",
-            {"gpu.rim.signature", "gpu.rim.measurements"},
-        ),
-    ],
-)
+MISMATCHES: list[tuple[str, str, set[str]]] = [
+    (
+        "HOPPER-GH100_535.86.09_attestation-sdk_30cddcd0b0.bin",
+        "NV_GPU_DRIVER_GH100_535.86.09_measurement_mismatch_6835a5.xml",
+        {"gpu.rim.signature", "gpu.rim.measurements"},
+    ),
+    (
+        "HOPPER-GH100_535.86.09_attestation-sdk_30cddcd0b0.bin",
+        "NV_GPU_VBIOS_1010_0200_882_96005E0001_measurement_mismatch_9b1029.xml",
+        {"gpu.rim.measurements"},
+    ),
+    (
+        "HOPPER-GH100_580.95.05_trustee_40782a2b61.bin",
+        "1010_0200_882_960074001A_PROD_fc0862.xml",
+        {"gpu.rim.measurements"},
+    ),
+    (
+        "LS10_nvswitch_attestation-sdk_352fc991e8.bin",
+        "NV_SWITCH_BIOS_5612_0002_890_9610550001_invalid_signature_8ac003.xml",
+        {"gpu.rim.signature", "gpu.rim.measurements"},
+    ),
+]
+"""A report, a manifest that is not its own, and what refuses."""
+
+
+@pytest.mark.parametrize(("file", "wrong", "fails"), MISMATCHES)
 def test_a_manifest_that_does_not_match_refuses_even_where_none_is_demanded(
     file: str, wrong: str, fails: set[str]
 ) -> None:

@@ -339,9 +339,37 @@ def test_what_is_not_genuine_is_refused() -> None:
     assert seen >= 4
 
 
+def negatives(
+    raw: bytes, files: dict[str, bytes], now: int
+) -> dict[str, tuple[bytes, dict[str, bytes], int, dict[str, Any]]]:
+    """Fourteen ways to spoil one genuine quote with its collateral."""
+    quote = parse_any_quote(raw, padding=True)
+    end = quote.body_end
+    chain_at = raw.find(b"-----BEGIN")
+    size = len(quote.signature.cert_data)
+    swapped = raw[:chain_at] + pki().chain.ljust(size, b"\n")[:size] + raw[chain_at + size :]
+    other_tcb = json.loads(files["c.json"])
+    other_tcb["tcb_info"] = other_tcb["tcb_info"].replace("UpToDate", "OutOfDate", 1)
+    return {
+        "bit in the body": (flip(raw, end - 40), files, now, {}),
+        "bit in the header": (flip(raw, 30), files, now, {}),
+        "bit in the signature": (flip(raw, end + 10), files, now, {}),
+        "bit in the attestation key": (flip(raw, end + 4 + 70), files, now, {}),
+        "bit in the QE report": (flip(raw, end + 4 + 128 + 6 + 100), files, now, {}),
+        "wrong nonce": (raw, files, now, {"nonce": b"another nonce"}),
+        "wrong report data": (raw, files, now, {"report_data": b"\xaa" * 64}),
+        "foreign chain": (swapped, files, now, {}),
+        "before validity": (raw, files, seconds("2017-01-01T00:00:00+00:00"), {}),
+        "after validity": (raw, files, seconds("2049-01-01T00:00:00+00:00"), {}),
+        "truncated": (raw[:-1], files, now, {}),
+        "trailing": (raw + b"x", files, now, {}),
+        "no collateral": (raw, {}, now, {}),
+        "collateral changed": (raw, {"c.json": json.dumps(other_tcb).encode()}, now, {}),
+    }
+
+
 def test_negatives_of_each_genuine_quote_are_refused() -> None:
-    """Ten ways to spoil each quote that is accepted as it is."""
-    foreign = pki().chain
+    """Each quote that is accepted as it is, spoilt."""
     seen = 0
     for row in rows():
         run = next((r for r in row["verify"] if r["result"] == "UpToDate"), None)
@@ -350,29 +378,7 @@ def test_negatives_of_each_genuine_quote_are_refused() -> None:
         raw, now = (VECTORS / row["file"]).read_bytes(), seconds(run["at"])
         files = {"c.json": (VECTORS / run["collateral"]).read_bytes()}
         assert appraise(raw, files, BOTH, now).result == "accepted"
-        quote = parse_any_quote(raw, padding=True)
-        end = quote.body_end
-        chain_at = raw.find(b"-----BEGIN")
-        size = len(quote.signature.cert_data)
-        swapped = raw[:chain_at] + foreign.ljust(size, b"\n")[:size] + raw[chain_at + size :]
-        other_tcb = json.loads(files["c.json"])
-        other_tcb["tcb_info"] = other_tcb["tcb_info"].replace("UpToDate", "OutOfDate", 1)
-        cases = {
-            "bit in the body": (flip(raw, end - 40), files, now, {}),
-            "bit in the header": (flip(raw, 30), files, now, {}),
-            "bit in the signature": (flip(raw, end + 10), files, now, {}),
-            "bit in the attestation key": (flip(raw, end + 4 + 70), files, now, {}),
-            "bit in the QE report": (flip(raw, end + 4 + 128 + 6 + 100), files, now, {}),
-            "wrong nonce": (raw, files, now, {"nonce": b"another nonce"}),
-            "wrong report data": (raw, files, now, {"report_data": b"\xaa" * 64}),
-            "foreign chain": (swapped, files, now, {}),
-            "before validity": (raw, files, seconds("2017-01-01T00:00:00+00:00"), {}),
-            "after validity": (raw, files, seconds("2049-01-01T00:00:00+00:00"), {}),
-            "truncated": (raw[:-1], files, now, {}),
-            "trailing": (raw + b"x", files, now, {}),
-            "no collateral": (raw, {}, now, {}),
-            "collateral changed": (raw, {"c.json": json.dumps(other_tcb).encode()}, now, {}),
-        }
+        cases = negatives(raw, files, now)
         for name, (data, given_files, at, options) in cases.items():
             try:
                 verdict = appraise(data, given_files, BOTH, at, **options)
