@@ -3,7 +3,7 @@
 """`make bench`: measure the sealed path beside the plain one. Exit status: 0 measured (also when an aim was missed),
 1 a bench broke, 2 usage.
 
-    python bench/run.py [stream|real|gateway|seal …] [--quick] [--resume] [--out FOLDER]
+    python bench/run.py [stream|real|gateway|seal|verify …] [--quick] [--resume] [--out FOLDER]
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from teehouse_bench.results import Budget, Result
 from teehouse_bench.seal import run_seal
 from teehouse_bench.stream import run_stream
 from teehouse_bench.table import write_table
+from teehouse_bench.verify import run_verify
 
 RESULTS = Path(__file__).resolve().parent / "results"
 # Seconds, with the start of the processes. What one bench leaves over, the next ones may use.
-FULL = {"seal": 50.0, "gateway": 155.0, "stream": 300.0, "real": 195.0}  # together at most 12 minutes
-QUICK = {"seal": 7.0, "gateway": 18.0, "stream": 25.0, "real": 24.0}  # together at most 90 seconds
+FULL = {"seal": 50.0, "verify": 20.0, "gateway": 155.0, "stream": 300.0, "real": 195.0}  # together at most 12 minutes
+QUICK = {"seal": 7.0, "verify": 9.0, "gateway": 18.0, "stream": 25.0, "real": 24.0}  # together at most 90 seconds
 TINY = 60.0  # each; a tiny run ends by itself
 MODEL = "smollm2-135m-instruct"
 
@@ -59,6 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through the context managers, so children are stopped
     kinds: dict[str, Callable[..., None]] = {
         "seal": run_seal,
+        "verify": run_verify,
         "gateway": run_gateway,
         "stream": run_stream,
         "real": partial(run_real, model=given.model),

@@ -14,6 +14,7 @@ _TITLES = {
     "real": ("The embedded language model, end to end", "sealed", "plain"),
     "gateway": ("Gateway beside nginx, per CPU-second of the process in the middle", "gateway", "nginx"),
     "seal": ("The sealed/1 machine beside bare library calls", "sealed/1", "bare"),
+    "verify": ("Appraisal beside bare dcap-qvl and bare signature checks", "appraisal", "bare"),
 }
 
 
