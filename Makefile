@@ -8,6 +8,8 @@ BIN := .venv/bin
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+FUZZ_ARGS ?=
+SECONDS ?= 60
 
 # program:package, only what some test or bench starts; a test whose program is missing skips with "missing program:".
 #   nginx     bench: the pass-through that the gateway is compared with
@@ -62,6 +64,11 @@ vectors: dev ## Run the conformance vectors of spec/vectors and check that they 
 .PHONY: bench
 bench: dev test-deps ## Measure the sealed path beside the plain one; results in bench/results
 	@$(BIN)/python bench/run.py $(BENCH_ARGS)
+
+.PHONY: fuzz
+fuzz: ## Fuzz every parser of core, SECONDS=60 each (FUZZ_ARGS="tdx-quote --keep"); no part of the tests
+	@fuzz/venv.sh
+	@.cache/fuzz-venv/bin/python fuzz/run.py --seconds $(SECONDS) $(FUZZ_ARGS)
 
 .PHONY: tcb
 tcb: dev ## Remake enclave/TCB.md: what runs in the TEE, in lines and packages
