@@ -79,7 +79,7 @@ docs-check: dev ## Check links, ADR index, change notes and the age of translati
 	@$(BIN)/python tools/check_docs.py
 
 .PHONY: docs-pages
-docs-pages: dev ## Remake the pages of every check and of the policy's fields
+docs-pages: dev ## Make the pages of every check and of the policy's fields anew
 	@$(BIN)/python tools/check_pages.py
 
 .PHONY: lock
