@@ -58,8 +58,16 @@ types: dev ## mypy --strict over the four wheels
 	$(BIN)/mypy
 
 .PHONY: vectors
-vectors: dev ## Run the conformance vectors of spec/vectors and check that they are what their generator makes
+vectors: dev ## Prove the conformance vectors of spec/vectors, and hold the genuine evidence of ../shared to its verdicts
 	@$(BIN)/python spec/generate.py --check
+	@$(BIN)/python spec/check_coverage.py --check
+	@$(BIN)/python spec/real_evidence.py
+
+.PHONY: vectors-write
+vectors-write: dev ## Make vectors that are missing or changed, and the page of which evidence shows which check
+	@$(BIN)/python spec/generate.py
+	@$(BIN)/python spec/real_evidence.py --write --quiet
+	@$(BIN)/python spec/check_coverage.py
 
 .PHONY: bench
 bench: dev test-deps ## Measure the sealed path beside the plain one; results in bench/results

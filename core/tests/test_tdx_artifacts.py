@@ -349,7 +349,9 @@ def negatives(
     size = len(quote.signature.cert_data)
     swapped = raw[:chain_at] + pki().chain.ljust(size, b"\n")[:size] + raw[chain_at + size :]
     other_tcb = json.loads(files["c.json"])
-    other_tcb["tcb_info"] = other_tcb["tcb_info"].replace("UpToDate", "OutOfDate", 1)
+    other_tcb["tcb_info"] = other_tcb["tcb_info"].replace(
+        '"tcbEvaluationDataNumber":', '"tcbEvaluationDataNumber":1', 1
+    )
     return {
         "bit in the body": (flip(raw, end - 40), files, now, {}),
         "bit in the header": (flip(raw, 30), files, now, {}),
