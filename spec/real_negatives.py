@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import test_eventlog_vectors as eventlog
 import test_nvidia_vectors as nvidia
@@ -14,6 +16,7 @@ import test_tdx_artifacts as tdx
 import test_tpm_vectors as tpm
 from real_kit import manifest, read, seconds, short
 from real_rows import ANY_STATUS
+from real_tpm import quotes
 
 from teehouse_core.errors import MalformedError, TeehouseError
 from teehouse_core.evidence import tpm as tpm_format
@@ -89,6 +92,71 @@ def _key(document: bytes) -> int:
     return parse_hcl(parse_document(document).hcl or b"").ak.public_numbers().n
 
 
+def quote_tries() -> Iterator[tuple[str, str, Try]]:
+    """Of the plain TPM quotes, which are files side by side."""
+    found = quotes()
+    for quote in found:
+        signature = next(name for name in quote.files if name.endswith(".sig"))
+        key = next(name for name in quote.files if name.startswith("ak"))
+        keys = (data for one in found for name, data in one.files.items() if name.startswith("ak"))
+        other = next(data for data in keys if data != quote.files[key])
+        foreign = {name: data for name, data in quote.files.items() if name != key}
+        foreign["ak.tpmt" if other[:1] == b"\0" else "ak.pem"] = other
+        pcrs = json.loads(quote.files["pcrs.json"])
+        register = next(iter(pcrs["sha256"]))
+        pcrs["sha256"][register] = "11" * 32
+        raw, signed = quote.raw, quote.files[signature]
+        cases: dict[str, dict[str, Any]] = {
+            "bit in the clock": {"raw": tdx.flip(raw, len(raw) - 60)},
+            "bit in the digest": {"raw": tdx.flip(raw, len(raw) - 1)},
+            "bit in the signer": {"raw": tdx.flip(raw, 20)},
+            "bit in the signature": {"files": {**quote.files, signature: tdx.flip(signed, len(signed) - 5)}},
+            "signature of another scheme": {"files": {**quote.files, signature: b"\0\x16" + signed[2:]}},
+            "signature cut": {"files": {**quote.files, signature: signed[:-1]}},
+            "register listed otherwise": {"files": {**quote.files, "pcrs.json": json.dumps(pcrs).encode()}},
+            "foreign key": {"files": foreign},
+            "another nonce": {"nonce": b"another nonce"},
+            "truncated": {"raw": raw[:-1]},
+            "trailing": {"raw": raw + b"\0"},
+        }
+        yield quote.name, "", lambda q=quote: q.verify().result
+        for what, changes in cases.items():
+            yield quote.name, what, lambda q=quote, c=changes: q.verify(**c).result
+
+
+def document_tries() -> Iterator[tuple[str, str, Try]]:
+    """Of dstack's documents, which hold a JSON log and its quote."""
+    for name in ("quote-report.json", "tdx-lite-getquote.json"):
+        raw = read(f"eventlog/dstack/{name}")
+        document = json.loads(raw)
+        events = json.loads(document["event_log"])
+        last = max(n for n, event in enumerate(events) if event["imr"] == 3)
+
+        def spoilt(change: Callable[[list[Any]], Any], _events: Any = events, _document: Any = document) -> bytes:
+            copy = json.loads(json.dumps(_events))
+            change(copy)
+            return json.dumps({**_document, "event_log": json.dumps(copy)}).encode()
+
+        quote = bytearray.fromhex(document["quote"])
+        quote[48 + 520 - 10] ^= 1  # in RTMR3
+        cases = {
+            "last event left out": spoilt(lambda e, n=last: e.pop(n)),
+            "last event twice": spoilt(lambda e, n=last: e.insert(n, e[n])),
+            "events exchanged": spoilt(lambda e, n=last: e.insert(n - 1, e.pop(n))),
+            "event of another register": spoilt(lambda e, n=last: e[n].update(imr=2)),
+            "payload changed": spoilt(lambda e, n=last: e[n].update(event_payload="00")),
+            "event renamed": spoilt(lambda e, n=last: e[n].update(event="other")),
+            "boot digest changed": spoilt(lambda e: e[0].update(digest="00" * 48)),
+            "register of the quote changed": json.dumps({**document, "quote": quote.hex()}).encode(),
+            "no quote": json.dumps({k: v for k, v in document.items() if k != "quote"}).encode(),
+            "truncated": raw.rstrip()[:-1],
+            "trailing": raw + b"{",
+        }
+        yield name, "", lambda r=raw: str(eventlog.verdict(r).result)
+        for what, wrong in cases.items():
+            yield name, what, lambda w=wrong: str(eventlog.verdict(w).result)
+
+
 def log_tries() -> Iterator[tuple[str, str, Try]]:
     for name, quote, fits in eventlog.PAIRS:
         if not fits:
@@ -101,7 +169,7 @@ def log_tries() -> Iterator[tuple[str, str, Try]]:
 
 def tries() -> Iterator[tuple[str, str, Try]]:
     """Artifact, what was done to it (nothing: ""), and what the verifier says then."""
-    for source in (tdx_tries, snp_tries, nvidia_tries, tpm_tries, log_tries):
+    for source in (tdx_tries, snp_tries, nvidia_tries, tpm_tries, quote_tries, log_tries, document_tries):
         yield from source()
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
-import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +16,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from real_kit import SEEN, Row, day, manifest, policy_lines, quietly, read, refusing, told
 from tpm_vectors import gce, policy, txtar
 
+from teehouse_core.appraise.artifacts.base import ArtifactVerdict
+from teehouse_core.appraise.policy import Policy
 from teehouse_core.appraise.roots_tpm import vtpm_roots_for
 from teehouse_core.evidence import tpm as tpm_format
 from teehouse_core.evidence.detect import KINDS, detect, fields_of
@@ -74,77 +75,83 @@ def azure_rows() -> Iterator[Row]:
         )
 
 
-def quote_rows() -> Iterator[Row]:
-    raw, nonce, pin = tpm.generic()
-    named = policy(attestation_keys=(pin,))
-    nobody = tpm.verify(raw, nonce, 1_780_000_000)
-    ok = refusing(nobody) == {"tpm.ak.trust"}
-    yield Row("trustee_tpm_evidence.json", "any", "key of nobody", told(nobody), ok, policy_lines(nobody, policy()))
-    found = tpm.verify(raw, nonce, 1_780_000_000, under=named)
-    yield Row(
-        "trustee_tpm_evidence.json", "any", "valid once its key is named", told(found), found.result == "accepted"
-    )
+@dataclasses.dataclass(frozen=True)
+class Quote:
+    """A bare quote with its company as files, the nonce that it carries, and a policy that accepts it."""
 
-    quote, key = read("tpm/generic/keylime_quote.out"), read("tpm/generic/keylime_akpub.pem")
-    files = {
-        "ak.pem": key,
+    name: str
+    raw: bytes
+    files: dict[str, bytes]
+    under: Policy
+
+    @property
+    def nonce(self) -> bytes | None:
+        return tpm_format.parse_quote(self.raw).extra_data or None
+
+    def verify(self, **changes: Any) -> ArtifactVerdict:
+        given = {"raw": self.raw, "nonce": self.nonce, "now": 1_780_000_000, "files": self.files, "under": self.under}
+        return tpm.verify(**{**given, **changes})
+
+
+def quotes() -> list[Quote]:
+    """The plain TPM quotes, each with the key that its policy names."""
+    document = parse_document(read("tpm/generic/trustee_tpm_evidence.json"))
+    trustee = {"ak.pem": document.ak_public or b"", "quote.sig": document.signature, "pcrs.json": document.pcrs or b""}
+    found = [Quote("trustee_tpm_evidence.json", document.quote, trustee, _naming(trustee["ak.pem"]))]
+    keylime = {
+        "ak.pem": read("tpm/generic/keylime_akpub.pem"),
         "quote.sig": read("tpm/generic/keylime_quotesig.out"),
         "pcrs.json": tpm._keylime_pcrs().encode(),
     }
-    nonce = tpm_format.parse_quote(quote).extra_data
-    pin = tpm_format.spki_sha256(tpm_format.load_spki(key))
-    usual, some = policy(attestation_keys=(pin,)), policy(attestation_keys=(pin,), pcrs=(15, 16))
-    refused = tpm.verify(quote, nonce, 1_780_000_000, files=files, under=usual)
-    ok = refusing(refused) == {"tpm.quote.selection"}
-    yield Row(
-        "keylime_quote.out", "any", "covers registers 15 and 16 alone", told(refused), ok, policy_lines(refused, usual)
-    )
-    found = tpm.verify(quote, nonce, 1_780_000_000, files=files, under=some)
-    yield Row("keylime_quote.out", "any", "valid where that is asked", told(found), found.result == "accepted")
-    for verdict in (nobody, refused, found):
-        SEEN.note(verdict.checks)
-
+    raw = read("tpm/generic/keylime_quote.out")
+    found.append(Quote("keylime_quote.out", raw, keylime, _naming(keylime["ak.pem"], pcrs=(15, 16))))
     for name in ("gce-cos-85-no-nonce.pb", "gce-cos-85-nonce9009.pb"):
-        found = _gce(name)
-        SEEN.note(found.checks)
-        yield Row(name, "any", "valid with its log", told(found), found.result == "accepted" and found.tier == "vtpm")
-    found = _qemu(log=True)
-    ok = refusing(found) == {"tpm.log.replay"}
-    yield Row("qemu-swtpm with its log", "any", "register 14 is the application's own", told(found), ok)
-    SEEN.note(found.checks)
-    found = _qemu(log=False)
-    SEEN.note(found.checks)
-    yield Row("qemu-swtpm", "any", "log replay equals the quote", told(found), found.result == "accepted")
-
-
-def _gce(name: str) -> Any:
-    found = gce(f"tpm/gce/{name}")
-    raw, signature, _, pcrs = found["quotes"][1]
-    pin = tpm_format.spki_sha256(tpm_format.parse_public(found["ak"]).key)
-    quote = {"message": raw.hex(), "signature": signature.hex()}
-    quote["pcrs"] = {"sha256": {str(k): v.hex() for k, v in pcrs.items()}}
-    document = {"quote": quote, "ak": found["ak"].hex(), "event_log": found["event_log"].hex()}
-    nonce = tpm_format.parse_quote(raw).extra_data
-    under = policy(attestation_keys=(pin,), log_required=True, secure_boot_required=True)
-    under = under if nonce else dataclasses.replace(under, freshness_required=False)
-    return tpm.verify(json.dumps(document).encode(), nonce or None, 1_780_000_000, under=under)
-
-
-def _qemu(*, log: bool) -> Any:
+        message = gce(f"tpm/gce/{name}")
+        raw, signature, _, pcrs = message["quotes"][1]
+        pin = tpm_format.spki_sha256(tpm_format.parse_public(message["ak"]).key)
+        files = {"ak.tpmt": message["ak"], "quote.sig": signature, "boot.log": message["event_log"]}
+        files["pcrs.json"] = tpm_format.encode_pcrs({"sha256": pcrs}).encode()
+        under = policy(attestation_keys=(pin,), log_required=True, secure_boot_required=True)
+        fresh = bool(tpm_format.parse_quote(raw).extra_data)
+        found.append(Quote(name, raw, files, dataclasses.replace(under, freshness_required=fresh)))
     base = "tpm/qemu-swtpm/"
-    raw, boot, key = read(base + "q.msg"), read(base + "log"), read(base + "ak.pub")
-    values = replay(parse_event_log(boot), "sha256")
-    pcrs = {i: values.get(i, bytes(32)) for i in tpm_format.parse_quote(raw).selections[0].pcrs}
-    pcrs[14] = hashlib.sha256(pcrs[14] + bytes.fromhex(read(base + "m").decode().strip())).digest()
-    files = {
-        "ak.pub": key,
-        "q.sig": read(base + "q.sig"),
-        "pcrs.json": tpm_format.encode_pcrs({"sha256": pcrs}).encode(),
-    }
-    if log:
-        files["boot.log"] = boot
-    under = policy(attestation_keys=(tpm_format.spki_sha256(tpm_format.load_spki(key)),))
-    return tpm.verify(raw, b"\xcd" * 32, 1_780_000_000, files=files, under=under)
+    raw = read(base + "q.msg")
+    values = replay(parse_event_log(read(base + "log")), "sha256")
+    registers = {i: values.get(i, bytes(32)) for i in tpm_format.parse_quote(raw).selections[0].pcrs}
+    registers[14] = hashlib.sha256(registers[14] + bytes.fromhex(read(base + "m").decode().strip())).digest()
+    swtpm = {"ak.pub": read(base + "ak.pub"), "q.sig": read(base + "q.sig")}
+    swtpm["pcrs.json"] = tpm_format.encode_pcrs({"sha256": registers}).encode()
+    found.append(Quote("qemu-swtpm", raw, swtpm, _naming(swtpm["ak.pub"])))
+    return found
+
+
+def _naming(key: bytes, **table: Any) -> Policy:
+    return policy(attestation_keys=(tpm_format.spki_sha256(tpm_format.load_spki(key)),), **table)
+
+
+def quote_rows() -> Iterator[Row]:
+    """Each as it is; those that a narrower policy refuses, under that too."""
+    for quote in quotes():
+        found = quote.verify()
+        SEEN.note(found.checks)
+        ok = found.result == "accepted" and found.tier == "vtpm"
+        yield Row(quote.name, "any", "valid once its key is named", told(found), ok)
+        nobody = dataclasses.replace(quote.under, tpm=dataclasses.replace(quote.under.tpm, attestation_keys=()))
+        refused = quote.verify(under=nobody)
+        SEEN.note(refused.checks)
+        ok = refusing(refused) == {"tpm.ak.trust"} and refused.tier == "none"
+        yield Row(quote.name, "any", "key of nobody: refused", told(refused), ok, policy_lines(refused, nobody))
+        if quote.name == "keylime_quote.out":
+            usual = dataclasses.replace(quote.under, tpm=dataclasses.replace(quote.under.tpm, pcrs=policy().tpm.pcrs))
+            refused = quote.verify(under=usual)
+            SEEN.note(refused.checks)
+            ok, why = refusing(refused) == {"tpm.quote.selection"}, policy_lines(refused, usual)
+            yield Row(quote.name, "any", "covers registers 15 and 16 alone", told(refused), ok, why)
+        if quote.name == "qemu-swtpm":
+            refused = quote.verify(files={**quote.files, "boot.log": read("tpm/qemu-swtpm/log")})
+            SEEN.note(refused.checks)
+            ok = refusing(refused) == {"tpm.log.replay"}
+            yield Row("qemu-swtpm with its log", "any", "register 14 is the application's own", told(refused), ok)
 
 
 def log_rows() -> Iterator[Row]:
