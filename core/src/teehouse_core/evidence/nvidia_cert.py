@@ -50,14 +50,19 @@ def parse_identity(chain: tuple[x509.Certificate, ...]) -> DeviceIdentity:
     if len(chain) < 2:
         raise MalformedError("a device chain has at least two certificates", code="device-certificate")
     leaf, device = chain[0], chain[1]
-    names = leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    try:  # both are parsed only now
+        names = leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        key = device.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    except Exception:  # as in Sheet.run: certificate libraries raise more than ValueError on hostile bytes
+        raise MalformedError("a device certificate's subject or key is malformed", code="device-certificate") from None
     words = str(names[0].value).split() if len(names) == 1 else []
     chip = words[0].replace("_", "") if words else ""
     architecture = ARCHITECTURES.get(chip[:2])
     if architecture is None or not chip.isascii() or not chip.isalnum() or len(chip) > 16:
         raise MalformedError("the leaf certificate names no known chip", code="device-certificate")
-    key = device.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     number = device.serial_number
+    if number < 0:  # RFC 5280 §4.1.2.2
+        raise MalformedError("the device certificate's serial number is negative", code="device-certificate")
     raw = number.to_bytes((number.bit_length() + 7) // 8, "big")
     pdi = raw[1:] if len(raw) == SERIAL_SIZE else None
     unit = hashlib.sha256(key).hexdigest()
@@ -69,9 +74,13 @@ def firmware_ids(leaf: x509.Certificate) -> tuple[bytes, ...]:
 
     Raises `MalformedError` (`firmware-id`, `der`) when there is none or the extension has another form.
     """
+    try:  # parsed only now
+        extensions = list(leaf.extensions)
+    except Exception:  # as above
+        raise MalformedError("the leaf certificate's extensions are malformed", code="firmware-id") from None
     values = {
         extension.oid.dotted_string: extension.value
-        for extension in leaf.extensions
+        for extension in extensions
         if extension.oid.dotted_string in (OID_FWID, OID_TCB_INFO)
     }
     if len(values) != 1:

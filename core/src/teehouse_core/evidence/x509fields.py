@@ -117,7 +117,7 @@ def certificate_fields(raw: bytes) -> list[Field]:
         _field("validity.not_before", times[0], _time(times[0])),
         _field("validity.not_after", times[1], _time(times[1])),
         _field("subject", subject, _name(subject)),
-        _field("subject_public_key", key, f"{_algorithm(key.children()[0])} {key.content.hex()}"),
+        _field("subject_public_key", key, f"{_algorithm(_exactly(key, 2)[0])} {key.content.hex()}"),
     ]
     for part in parts[6:]:
         if part.tag == _EXTENSIONS:
