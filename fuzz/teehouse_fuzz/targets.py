@@ -299,7 +299,8 @@ def nvidia_report(data: bytes) -> None:
 
 @target("nvidia-certificate")
 def nvidia_certificate(data: bytes) -> None:
-    nvidia_cert.parse_identity(nvidia_artifact.load_chain(data))
+    chain = nvidia_artifact.load_chain(data)
+    each(lambda: nvidia_cert.parse_identity(chain), lambda: nvidia_cert.firmware_ids(chain[0]))
 
 
 @target("nvidia-rim", 32768)
