@@ -15,8 +15,10 @@ SECONDS ?= 60
 #   nginx     bench: the pass-through that the gateway is compared with
 #   ip        tests: the run without a network (a namespace with loopback only)
 #   swtpm     tests: the tier `vtpm` against a real software TPM; tpm2_create makes the keys of its fake Azure machine
+#   qemu…     tests: a boot of real firmware (OVMF, a file and no program) that measures itself into swtpm
 # Planned, added by the work that first starts them: postgres:postgresql, softhsm2-util:softhsm2, chromium:chromium.
-TEST_PROGRAMS := nginx:nginx ip:iproute2 swtpm:swtpm tpm2_create:tpm2-tools
+TEST_PROGRAMS := nginx:nginx ip:iproute2 swtpm:swtpm tpm2_create:tpm2-tools \
+  qemu-system-x86_64:qemu-system-x86 /usr/share/OVMF/OVMF_CODE_4M.fd:ovmf
 
 .PHONY: help
 help: ## Show this list

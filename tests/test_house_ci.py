@@ -88,7 +88,7 @@ def test_missing_program_without_root_is_said_and_does_not_stop(tmp_path: Path) 
     (tmp_path / "id").write_text("#!/bin/sh\necho 1000\n", encoding="utf-8")
     (tmp_path / "id").chmod(0o755)
     done = subprocess.run(
-        [str(ROOT / "tools/test_deps.sh"), "no-such-program:its-package"],
+        [str(ROOT / "tools/test_deps.sh"), "no-such-program:its-package", "/no/such-file:other", f"{__file__}:third"],
         env={"PATH": str(tmp_path)},
         capture_output=True,
         text=True,
@@ -96,8 +96,8 @@ def test_missing_program_without_root_is_said_and_does_not_stop(tmp_path: Path) 
         check=False,
     )
     assert done.returncode == 0
-    assert "MISSING PROGRAMS: no-such-program" in done.stderr
-    assert "its-package" in done.stderr
+    assert "MISSING PROGRAMS: no-such-program /no/such-file (" in done.stderr
+    assert "apt-get install its-package other\n" in done.stderr
 
 
 def test_lock_names_no_address() -> None:

@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # tools/test_deps.sh PROGRAM:PACKAGE... installs the Debian packages of those programs that are missing.
+# A program with a leading slash is a file that need only exist (firmware).
 # Never a reason to stop: without root it names what is missing, and the tests that need it skip or, in CI, fail.
 set -uo pipefail
 missing_programs=() packages=()
 for pair in "$@"; do
-  if ! PATH="$PATH:/usr/sbin:/sbin" command -v "${pair%%:*}" >/dev/null; then
-    missing_programs+=("${pair%%:*}")
+  program="${pair%%:*}"
+  if [ "${program#/}" != "$program" ] && [ -e "$program" ]; then continue; fi
+  if ! PATH="$PATH:/usr/sbin:/sbin" command -v "$program" >/dev/null; then
+    missing_programs+=("$program")
     packages+=("${pair##*:}")
   fi
 done
