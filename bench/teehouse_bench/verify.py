@@ -54,7 +54,7 @@ Check = Callable[[], object]
 def run_verify(result: Result, budget: Budget, *, quick: bool, tiny: bool) -> None:
     """One case for each technology."""
     forge_scenes = _forge()
-    rounds = 2 if tiny else 3 if quick else 7
+    rounds = 2 if tiny else 3 if quick else 5
     target = 0.02 if tiny else 0.08 if quick else 0.1  # seconds that one side of a round is repeated for
 
     def measure(name: str, ours: Check, checks: Sequence[Check], aim: float | None, *notes: str, **more: Check) -> None:
