@@ -8,7 +8,7 @@ unmeasured is decided by `teehouse_core.appraise`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from teehouse_core.wire.labels import VERSION, hash_label
 from teehouse_core.wire.suites import SUITES
 
 __all__ = [
+    "ED25519_PK",
     "MAX_KEYSET",
     "Capabilities",
     "HpkeKey",
@@ -279,9 +280,10 @@ def build_keyset(
     link: Sequence[SignKey] = (),
     group: str = "",
     members: Sequence[Member] = (),
+    pool: Pool | None = None,
 ) -> bytes:
-    """Canonical bytes of a keyset without a pool. Raises LocalError or MalformedError on unfit parts."""
-    document: Mapping[str, Any] = {
+    """Canonical bytes of a keyset. Raises LocalError or MalformedError on unfit parts."""
+    document: dict[str, Any] = {
         "v": VERSION,
         "role": role,
         "endpoint": endpoint,
@@ -309,6 +311,14 @@ def build_keyset(
         "not_before": not_before,
         "not_after": not_after,
     }
+    if pool is not None:
+        document["pool"] = {
+            "tks_keyset_sha256": pool.tks_keyset_sha256,
+            "release_policy_sha256": pool.release_policy_sha256,
+            "ring": pool.ring,
+            "key": pool.key,
+            "version": pool.version,
+        }
     raw = encode(document)
     Keyset.parse(raw)
     return raw
