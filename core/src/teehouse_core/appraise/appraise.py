@@ -20,11 +20,12 @@ from teehouse_core.appraise.sheet import Sheet, failed, one_of, passed
 from teehouse_core.appraise.technologies import TECHNOLOGIES, UNSUPPORTED_HINT, check_ids
 from teehouse_core.appraise.verdict import _TOKEN, Check, Tier, Verdict
 from teehouse_core.errors import LocalError
-from teehouse_core.evidence.bundle import Bundle
+from teehouse_core.evidence.bundle import CHALLENGE_INTERACTIVE, CHALLENGE_KEY_RELEASE, Bundle
 
-__all__ = ["NONCE_SIZE", "appraise"]
+__all__ = ["NONCE_SIZE", "RELEASE_CHALLENGE_SIZE", "appraise", "appraise_release"]
 
 NONCE_SIZE: Final = 32  # bytes of the caller's own randomness (PROTOCOL §2, challenge kind 1)
+RELEASE_CHALLENGE_SIZE: Final = 64  # bytes: the key service's keyset_digest ‖ 32 random bytes (challenge kind 3)
 MAX_NOW: Final = 253_402_300_799  # Unix seconds, the last second of the year 9999
 
 
@@ -40,6 +41,19 @@ def appraise(
     return appraise_under(PINNED, bundle_bytes, policy, now, endpoint=endpoint, nonce=nonce)
 
 
+def appraise_release(
+    bundle_bytes: bytes, policy: Policy, now: int, *, endpoint: str | None = None, challenge: bytes | None = None
+) -> Verdict:
+    """Appraise evidence made for a key release: challenge kind 3 here, and no other kind (KEYS §2).
+
+    `challenge` is the key service's own keyset_digest followed by the 32 bytes it drew; everything else is as in
+    `appraise`. Only the key service calls this: evidence made for it proves nothing to a client.
+    """
+    return appraise_under(
+        PINNED, bundle_bytes, policy, now, endpoint=endpoint, nonce=challenge, place=CHALLENGE_KEY_RELEASE
+    )
+
+
 def appraise_under(
     anchors: Anchors,
     bundle_bytes: bytes,
@@ -48,13 +62,15 @@ def appraise_under(
     *,
     endpoint: str | None = None,
     nonce: bytes | None = None,
+    place: int = CHALLENGE_INTERACTIVE,
 ) -> Verdict:
-    """The same under any roots, for `under_test_roots` alone.
+    """The same under any roots, for `under_test_roots` alone; `place` is the kind of challenge that is asked for.
 
     Under other roots than the pinned ones the tier is `simulated` at best, and the verdict yields no `Accepted`.
     """
-    if nonce is not None and len(nonce) != NONCE_SIZE:
-        raise LocalError(f"a nonce has {NONCE_SIZE} bytes", code="nonce-size")
+    size = RELEASE_CHALLENGE_SIZE if place == CHALLENGE_KEY_RELEASE else NONCE_SIZE
+    if nonce is not None and len(nonce) != size:
+        raise LocalError(f"a nonce of this kind has {size} bytes", code="nonce-size")
     if not 0 <= now <= MAX_NOW:
         raise LocalError("the appraisal time is out of range", code="time-range")
     bundle = Bundle.parse(bundle_bytes)  # (1)
@@ -70,7 +86,7 @@ def appraise_under(
     log_register = technology.log_register if technology else None
     register_name = technology.register_name if technology else "a register"
     measured = check_workload(sheet, bundle, facts.register, log_register, register_name, policy)  # (3)
-    check_binding(sheet, bundle, facts.report_data, measured, policy, now, endpoint, nonce)  # (4)
+    check_binding(sheet, bundle, facts.report_data, measured, policy, now, endpoint, nonce, place)  # (4)
     devices = check_devices(sheet, bundle, policy, now)  # (5)
     check_capabilities(sheet, bundle, policy)  # (6)
     checks = sheet.finish(check_ids(kind))  # (7)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks that tie the keyset to the report, to the question asked, and to what was measured.
 
-The keyset may claim nothing that the measured log does not say. A challenge of kind 2 (ledger) or 3 (key release) is
-refused here: neither has a place in this version.
+The keyset may claim nothing that the measured log does not say. Each kind of challenge is accepted only in its own
+place: kind 1 where a client asks, kind 3 where the key service does. Kind 2 (ledger) has no place in this version.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 from teehouse_core.appraise.checks_workload import Measured
 from teehouse_core.appraise.policy import ANY, Policy
 from teehouse_core.appraise.sheet import Outcome, Sheet, equal, failed, not_applicable, one_of, passed, skipped
-from teehouse_core.evidence.bundle import CHALLENGE_INTERACTIVE, CHALLENGE_LEDGER, Bundle
+from teehouse_core.evidence.bundle import CHALLENGE_INTERACTIVE, CHALLENGE_KEY_RELEASE, CHALLENGE_LEDGER, Bundle
 from teehouse_core.wire.keyset import HpkeKey, Keyset, key_id
 
 __all__ = ["EARLY", "check_binding", "check_capabilities", "usable_keys"]
@@ -22,6 +22,12 @@ __all__ = ["EARLY", "check_binding", "check_capabilities", "usable_keys"]
 EARLY: Final = (
     60  # seconds; a client seals to a key from not_before − 60 on (PROTOCOL §5), so clocks may differ by that
 )
+
+_KINDS: Final = {
+    CHALLENGE_INTERACTIVE: "1 interactive",
+    CHALLENGE_LEDGER: "2 ledger",
+    CHALLENGE_KEY_RELEASE: "3 key release",
+}
 
 
 def check_binding(
@@ -33,11 +39,12 @@ def check_binding(
     now: int,
     endpoint: str | None,
     nonce: bytes | None,
+    place: int,
 ) -> None:
     """Make the `challenge.…` and `binding.…` checks; all comparisons with the report are in constant time."""
     keyset = bundle.keyset
-    sheet.run("challenge.kind", lambda: _kind(bundle))
-    sheet.write("challenge.nonce", _nonce(bundle, nonce) if nonce is not None else _no_nonce(policy))
+    sheet.run("challenge.kind", lambda: _kind(bundle, place))
+    sheet.write("challenge.nonce", _nonce(bundle, nonce, place) if nonce is not None else _no_nonce(policy))
     sheet.run("binding.report-data", lambda: _report_data(bundle, report_data), needs=(report_data,))
     sheet.run("binding.endpoint", lambda: _endpoint(keyset, endpoint))
     sheet.run("binding.names", lambda: _names(bundle))
@@ -72,18 +79,22 @@ def usable_keys(keyset: Keyset, policy: Policy, now: int) -> tuple[HpkeKey, ...]
     )
 
 
-def _kind(bundle: Bundle) -> Outcome:
-    if bundle.challenge_kind == CHALLENGE_INTERACTIVE:
-        return passed("1 interactive", "1 interactive")
+def _kind(bundle: Bundle, place: int) -> Outcome:
+    claimed, expected = _KINDS[bundle.challenge_kind], _KINDS[place]
+    if bundle.challenge_kind == place:
+        return passed(claimed, expected)
     if bundle.challenge_kind == CHALLENGE_LEDGER:
         hint = "a ledger challenge proves an age only with a witness quorum, which is not supported in this version"
-        return failed(hint, "2 ledger", "1 interactive")
-    return failed("key-release evidence is for the key service only", "3 key release", "1 interactive")
+        return failed(hint, claimed, expected)
+    if bundle.challenge_kind == CHALLENGE_KEY_RELEASE:
+        return failed("key-release evidence is for the key service only", claimed, expected)
+    return failed("the key service takes evidence made for its own challenge only", claimed, expected)
 
 
-def _nonce(bundle: Bundle, nonce: bytes) -> Outcome:
-    if bundle.challenge_kind != CHALLENGE_INTERACTIVE:
-        return failed("the challenge is not an interactive one", f"kind {bundle.challenge_kind}", nonce)
+def _nonce(bundle: Bundle, nonce: bytes, place: int) -> Outcome:
+    if bundle.challenge_kind != place:
+        hint = f"the challenge is not of the kind asked for, {_KINDS[place]}"
+        return failed(hint, f"kind {bundle.challenge_kind}", nonce)
     if hmac.compare_digest(bundle.challenge_value, nonce):
         return passed(bundle.challenge_value, nonce)
     return failed("the evidence answers another challenge: replayed, or made for somebody else")
