@@ -31,6 +31,7 @@ _VTPM = "ATTESTATION §3.4"
 _ABI = "AMD 56860, SEV-SNP Firmware ABI"
 _KDS = "AMD 57230, VCEK and KDS"
 _PROTOCOL = "PROTOCOL §2"
+_POOL = "PROTOCOL §6"
 _SPDM = "DMTF DSP0274 (SPDM 1.1), MEASUREMENTS"
 _RIM = "TCG RIM Information Model; ATTESTATION §3.3"
 _NVIDIA = "ATTESTATION §3.3"
@@ -177,6 +178,16 @@ CATALOGUE: Final[dict[str, CheckSpec]] = {
     "binding.egress": CheckSpec("binding", "keyset, workload_log", _PROTOCOL),
     "binding.content-logging": CheckSpec("binding", "keyset, workload_log", _PROTOCOL),
     "binding.moderation": CheckSpec("binding", "keyset, workload_log", _PROTOCOL),
+    "pool.allowed": CheckSpec("policy", "pool keyset", _POOL),
+    "pool.listed": CheckSpec("policy", "pool keyset", _POOL),
+    "pool.policy-text": CheckSpec("binding", "pool keyset, release policy", _POOL),
+    "pool.policy-strength": CheckSpec("policy", "release policy", _POOL),
+    "pool.service": CheckSpec("binding", "pool keyset, keyset", _POOL),
+    "pool.signature": CheckSpec("binding", "pool keyset, keyset", _POOL),
+    "pool.endpoint": CheckSpec("binding", "pool keyset, release policy", _POOL),
+    "pool.validity": CheckSpec("binding", "pool keyset", _POOL),
+    "pool.suites": CheckSpec("binding", "pool keyset", "PROTOCOL §1"),
+    "pool.claims": CheckSpec("binding", "pool keyset, release policy", _POOL),
     "policy.doors": CheckSpec("policy", "keyset", "PROTOCOL §8"),
     "policy.egress": CheckSpec("policy", "keyset", _EVIDENCE),
     "policy.content-logging": CheckSpec("policy", "keyset", _EVIDENCE),

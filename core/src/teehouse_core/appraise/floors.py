@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-__all__ = ["COMMON", "FLOOR"]
+__all__ = ["COMMON", "FLOOR", "POOL_FLOOR"]
 
 COMMON: Final = frozenset(
     {
@@ -23,6 +23,22 @@ COMMON: Final = frozenset(
         "binding.validity",
     }
 )
+POOL_FLOOR: Final = frozenset(
+    {
+        "pool.allowed",
+        "pool.listed",
+        "pool.policy-text",
+        "pool.policy-strength",
+        "pool.service",
+        "pool.signature",
+        "pool.endpoint",
+        "pool.validity",
+        "pool.suites",
+        "pool.claims",
+    }
+)
+"""Of a pool, beside what its key service's own evidence must pass."""
+
 _INTEL: Final = COMMON | {
     "tdx.quote.format",
     "tdx.quote.signature",

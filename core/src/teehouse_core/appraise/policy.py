@@ -21,16 +21,15 @@ from teehouse_core.appraise.policy_fields import (
     bad,
     bits,
     count,
-    digests,
     flag,
-    names,
     printable,
-    table,
     texts,
     unknown,
     words,
 )
 from teehouse_core.appraise.policy_gpu import DeviceDemand, GpuPolicy, read_demands, read_gpu
+from teehouse_core.appraise.policy_pool import PoolPolicy, read_pool
+from teehouse_core.appraise.policy_references import REFERENCE_NAMES, References, read_references
 from teehouse_core.appraise.policy_snp import SnpPolicy, TcbMinimum, read_snp
 from teehouse_core.appraise.policy_tpm import TpmPolicy, read_tpm
 from teehouse_core.errors import LocalError
@@ -44,6 +43,7 @@ __all__ = [
     "DeviceDemand",
     "GpuPolicy",
     "Policy",
+    "PoolPolicy",
     "References",
     "SnpPolicy",
     "TcbMinimum",
@@ -71,27 +71,6 @@ _STATUSES: Final = (  # never Revoked: no policy can allow it
 )
 
 
-@dataclass(frozen=True, slots=True)
-class References:
-    """Reference Values. An empty list compares nothing; `Policy.required_references` says which may not be empty."""
-
-    mrtd: tuple[str, ...] = ()  # hex SHA-384, as are rtmr0…3
-    rtmr0: tuple[str, ...] = ()
-    rtmr1: tuple[str, ...] = ()
-    rtmr2: tuple[str, ...] = ()
-    rtmr3: tuple[str, ...] = ()
-    image_sha256: tuple[str, ...] = ()  # hex, as are the two below
-    config_sha256: tuple[str, ...] = ()
-    weights_sha256: tuple[str, ...] = ()
-    release: tuple[str, ...] = ()
-    mr_config_id: tuple[str, ...] = ()  # hex SHA-384-sized, as are the two below; what the host set for a TD
-    mr_owner: tuple[str, ...] = ()
-    mr_owner_config: tuple[str, ...] = ()
-    measurement: tuple[str, ...] = ()  # hex SHA-384, an SNP launch digest
-    host_data: tuple[str, ...] = ()  # hex, 32 bytes that the host set for an SNP guest
-
-
-REFERENCE_NAMES: Final = tuple(f.name for f in dataclasses.fields(References))
 # The registers that the workload log replays to, which name one node's values, and what a TD's host set.
 _NOT_DEMANDED: Final = frozenset({"rtmr3", "host_data", "mr_config_id", "mr_owner", "mr_owner_config"})
 
@@ -124,6 +103,8 @@ class Policy:
     max_evidence_age: int = 3600
     max_collateral_age: int = 30 * DAY
     freshness_required: bool = True
+    key_service: References = field(default_factory=References)
+    pool: PoolPolicy = field(default_factory=PoolPolicy)
 
     @classmethod
     def preset(cls, name: Literal["strict", "standard", "evaluate"] | str) -> Policy:
@@ -137,6 +118,7 @@ class Policy:
                 simulated_allowed=True,
                 required_references=(),
                 tpm=TpmPolicy(references_required=False),
+                pool=PoolPolicy(references_required=False),
             )
         if name == "strict":
             return cls(
@@ -179,6 +161,23 @@ class Policy:
         """
         return dataclasses.replace(self, name=f"{self.name} (stored report)"[:256], freshness_required=False)
 
+    def for_key_service(self) -> Policy:
+        """What the key service's own evidence must satisfy: this policy with the Reference Values of `key_service`.
+
+        The key service has neither a model nor devices nor doors, so nothing is asked about those.
+        """
+        demanded = tuple(n for n in self.required_references if n != "weights_sha256")
+        return dataclasses.replace(
+            self,
+            name=f"{self.name} (key service)"[:256],
+            roles=("key-service",),
+            references=self.key_service,
+            required_references=demanded if self.pool.references_required else (),
+            doors=(),
+            moderation=(ANY,),
+            devices=(),
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Every field, JSON-ready; `load` reads it back to an equal policy."""
         return {
@@ -190,7 +189,7 @@ class Policy:
             "min_tcb_evaluation": self.min_tcb_evaluation,
             "td_attributes": f"0x{self.td_attributes:016x}",
             "xfam_allowed": f"0x{self.xfam_allowed:016x}",
-            "references": {n: list(getattr(self.references, n)) for n in REFERENCE_NAMES},
+            "references": self.references.to_json(),
             "required_references": list(self.required_references),
             "roles": list(self.roles),
             "doors": list(self.doors),
@@ -206,6 +205,8 @@ class Policy:
             "max_evidence_age": self.max_evidence_age,
             "max_collateral_age": self.max_collateral_age,
             "freshness_required": self.freshness_required,
+            "key_service": self.key_service.to_json(),
+            "pool": self.pool.to_json(),
         }
 
     @property
@@ -246,16 +247,6 @@ def _machines(name: str, item: Any) -> tuple[str, ...]:
     return texts(name, item, 'hex SHA-256 of PPIDs or CHIP_IDs, or "*"', lambda i: i == ANY or _SHA256.fullmatch(i))
 
 
-def _reference(name: str) -> Reader:
-    if name == "release":
-        return names("release names")
-    return digests(32 if name in ("image_sha256", "config_sha256", "weights_sha256", "host_data") else 48)
-
-
-def _references(name: str, item: Any, current: References) -> References:
-    return table(name, item, current, {n: _reference(n) for n in REFERENCE_NAMES}, "reference value")
-
-
 _READERS: Final[dict[str, Reader]] = {
     "name": printable,
     "platforms": words(),
@@ -281,7 +272,9 @@ _READERS: Final[dict[str, Reader]] = {
 
 _TABLES: Final[dict[str, Callable[[str, Any, Any], Any]]] = {
     "gpu": read_gpu,
-    "references": _references,
+    "key_service": read_references,
+    "pool": read_pool,
+    "references": read_references,
     "snp": read_snp,
     "tpm": read_tpm,
 }

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, field
 from typing import Any, Final, Literal, NoReturn
 
-from teehouse_core.appraise.floors import FLOOR
+from teehouse_core.appraise.floors import FLOOR, POOL_FLOOR
 from teehouse_core.errors import EvidenceRefused, LocalError, StaleEvidence
 from teehouse_core.wire.keyset import Keyset
 
@@ -52,7 +52,8 @@ class Check:
 class Accepted:
     """A node's keyset that evidence spoke for, in this process, under one policy.
 
-    Ends at `not_after` (Unix seconds); whoever seals checks that again each time, and each key's own window.
+    Ends at `not_after` (Unix seconds); whoever seals checks that again each time, and each key's own window. For a pool
+    `service` is the keyset of the key service that signed it, which says who its members are; for a node it is None.
     """
 
     token: InitVar[object]
@@ -62,6 +63,7 @@ class Accepted:
     evidence_time: int
     policy_digest: str
     bundle_sha256: str
+    service: Keyset | None = field(default=None, repr=False)
 
     def __post_init__(self, token: object) -> None:
         _guard(token, "Accepted")
@@ -85,7 +87,8 @@ class Accepted:
 class Verdict:
     """All checks of one appraisal. `policy` is the policy's digest, `at` the appraisal time in Unix seconds.
 
-    Without `pinned_roots` it was made under TEST roots, says so, and yields no `Accepted`.
+    Without `pinned_roots` it was made under TEST roots, says so, and yields no `Accepted`. With `service`, `keyset` is
+    that of a pool, the evidence is the key service's, and the floor has the pool's own checks too.
     """
 
     token: InitVar[object]
@@ -100,6 +103,7 @@ class Verdict:
     evidence_time: int | None
     not_after: int
     pinned_roots: bool
+    service: Keyset | None = field(default=None, repr=False)
 
     def __post_init__(self, token: object) -> None:
         _guard(token, "Verdict")
@@ -109,8 +113,11 @@ class Verdict:
         if any(check.refuses for check in self.checks):
             return "refused"
         floor = FLOOR.get(self.platform)
+        if floor is None or self.tier == "none":
+            return "refused"
         passed = {check.id for check in self.checks if check.state == "passed"}
-        return "accepted" if floor is not None and floor <= passed and self.tier != "none" else "refused"
+        wanted = floor | POOL_FLOOR if self.service is not None else floor
+        return "accepted" if wanted <= passed else "refused"
 
     @property
     def supported(self) -> bool:
@@ -158,6 +165,7 @@ class Verdict:
             evidence_time=self.evidence_time,
             policy_digest=self.policy,
             bundle_sha256=self.bundle_sha256,
+            service=self.service,
         )
 
     def to_json(self) -> dict[str, Any]:
