@@ -19,7 +19,7 @@ from teehouse_core.appraise.checks_binding import EARLY, usable_keys
 from teehouse_core.appraise.policy import Policy
 from teehouse_core.appraise.release_policy import TEEHOUSE, ReleasePolicy
 from teehouse_core.appraise.sheet import Outcome, Sheet, equal, failed, one_of, passed
-from teehouse_core.appraise.strength import weaker_fields
+from teehouse_core.appraise.strength import SERVICE_ROLES, weaker_fields
 from teehouse_core.errors import MalformedError
 from teehouse_core.wire.keyset import Capabilities, Keyset, Model, Software
 from teehouse_core.wire.pool import POOL_ACTIVE, SignedPool, pool_keyset_message
@@ -105,6 +105,8 @@ def _strength(release: ReleasePolicy | None, policy: Policy) -> Outcome:
         return failed("the release policy does not parse, so it cannot be compared with this policy")
     if release.dialect != TEEHOUSE:
         return failed("evidence of this dialect does not cover the key it asks for", release.dialect, TEEHOUSE)
+    if not set(release.roles) <= set(policy.roles) - SERVICE_ROLES:
+        return failed("gives the key to a role that this policy does not allow", " ".join(release.roles))
     if weaker := weaker_fields(release.appraisal, policy):
         hint = f"weaker than this policy, or not comparable, in: {', '.join(weaker)}"
         return failed(hint, release.id, f"no weaker than {policy.name}")
@@ -121,8 +123,10 @@ def _signature(question: PoolQuestion) -> Outcome:
 def _endpoint(keyset: Keyset, release: ReleasePolicy | None, endpoint: str) -> Outcome:
     if keyset.endpoint != endpoint:
         return failed("the pool is another endpoint's", keyset.endpoint, endpoint)
-    allowed = release.endpoints if release else ()
-    return one_of(endpoint, allowed, "the release policy gives the key to nodes of other endpoints only")
+    if release is None or not release.names_endpoint(endpoint):
+        listed = " ".join(release.endpoints) if release else "none"
+        return failed("the release policy gives the key to nodes of other endpoints only", listed, endpoint)
+    return passed(endpoint, endpoint)
 
 
 def _validity(keyset: Keyset, now: int) -> Outcome:

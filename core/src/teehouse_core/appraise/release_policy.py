@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from teehouse_core.appraise.policy import Policy
 from teehouse_core.errors import LocalError, MalformedError
@@ -23,18 +23,25 @@ RELEASE_POLICY: Final = "release-policy/1"
 TEEHOUSE: Final = "teehouse"  # evidence of spec 03 over a one-time key
 COCO: Final = "coco-aa"  # the Confidential Containers attestation agent's, which does not cover the key: weak
 DIALECTS: Final = (TEEHOUSE, COCO)
-MAX_TEXT: Final = 64 * 1024  # bytes
-MAX_ITEMS: Final = 256
+ROLES: Final = ("node", "group", "member")  # who may ask; never a pool or another key service
+ANY_ENDPOINT: Final = "*"
+MAX_TEXT: Final = 64 * 1024  # bytes; the key service takes half of that
+MAX_ITEMS: Final = 64  # endpoints
+MAX_GRANT: Final = 30 * 86400  # seconds
 
 
 @dataclass(frozen=True, slots=True)
 class ReleasePolicy:
-    """`appraisal` is what the requester's evidence must satisfy; deny by default: empty lists allow nobody."""
+    """`appraisal` is what the requester's evidence must satisfy; deny by default: an empty list allows nobody."""
 
     id: str
     appraisal: Policy
-    endpoints: tuple[str, ...] = ()
+    endpoints: tuple[str, ...] = ()  # ids, or "*" alone
+    roles: tuple[str, ...] = ("node",)
+    grant_seconds: int = 900
     dialect: str = TEEHOUSE
+    coco_tees: tuple[str, ...] = ()
+    unbound_key: bool = False  # coco-aa only: evidence that does not cover the requester's key
     raw: bytes = field(default=b"", repr=False, compare=False)
 
     def encode(self) -> bytes:
@@ -44,8 +51,11 @@ class ReleasePolicy:
                 "v": RELEASE_POLICY,
                 "id": self.id,
                 "appraisal": self.appraisal.to_json(),
+                "roles": list(self.roles),
                 "endpoints": list(self.endpoints),
+                "grant_seconds": self.grant_seconds,
                 "dialect": self.dialect,
+                "coco": {"tees": list(self.coco_tees), "unbound_key": self.unbound_key},
             }
         )
 
@@ -64,10 +74,19 @@ class ReleasePolicy:
             raise MalformedError(f"release policy: {error.message}", code=error.code) from None
         if appraisal.to_json() != given:
             raise MalformedError("the appraisal policy leaves fields to defaults", code="policy-incomplete")
-        endpoints = top.items("endpoints", 0, MAX_ITEMS)
-        if not all(type(one) is str and ENDPOINT.fullmatch(one) for one in endpoints):
-            raise MalformedError("release policy.endpoints has the wrong form", code="wrong-form")
-        policy = cls(top.text("id", NAME), appraisal, tuple(endpoints), top.one_of("dialect", *DIALECTS), data)
+        coco = top.fields("coco")
+        policy = cls(
+            id=top.text("id", NAME),
+            appraisal=appraisal,
+            endpoints=_endpoints(top.items("endpoints", 0, MAX_ITEMS)),
+            roles=_words(top.items("roles", 0, len(ROLES)), ROLES),
+            grant_seconds=top.integer("grant_seconds", 1, MAX_GRANT),
+            dialect=top.one_of("dialect", *DIALECTS),
+            coco_tees=_texts(coco.items("tees", 0, MAX_ITEMS)),
+            unbound_key=coco.boolean("unbound_key"),
+            raw=data,
+        )
+        coco.done()
         top.done()
         return policy
 
@@ -75,3 +94,26 @@ class ReleasePolicy:
     def sha256(self) -> str:
         """Hex SHA-256 of the text as read (of `encode()` for one made here)."""
         return hashlib.sha256(self.raw or self.encode()).hexdigest()
+
+    def names_endpoint(self, endpoint: str) -> bool:
+        return ANY_ENDPOINT in self.endpoints or endpoint in self.endpoints
+
+
+def _endpoints(values: list[Any]) -> tuple[str, ...]:
+    texts = _texts(values)
+    if texts != (ANY_ENDPOINT,) and not all(ENDPOINT.fullmatch(text) for text in texts):
+        raise MalformedError("release policy.endpoints has the wrong form", code="wrong-form")
+    return texts
+
+
+def _words(values: list[Any], known: tuple[str, ...]) -> tuple[str, ...]:
+    texts = _texts(values)
+    if not set(texts) <= set(known):
+        raise MalformedError("release policy.roles has an unknown word", code="unknown-value")
+    return texts
+
+
+def _texts(values: list[Any]) -> tuple[str, ...]:
+    if not all(type(value) is str for value in values) or len(set(values)) != len(values):
+        raise MalformedError("release policy has a list of the wrong form", code="wrong-form")
+    return tuple(values)
