@@ -71,7 +71,7 @@ def opened(given: ReleaseAnswer, now: int = NOW) -> tuple[Grant, bytes]:
         key_service=SERVICE,
         one_time=ONE_TIME,
         now=now,
-        public_of=lambda _algorithm, key: b"public" + key,
+        digest_of=lambda _algorithm, key: hashlib.sha256(b"public" + key).hexdigest(),
     )
 
 
@@ -114,7 +114,7 @@ def test_signature_time_and_key_count() -> None:
         (answer(sig=SIGN.sign(GRANT.encode())), "grant-signature"),
         (answer(kid="00" * 16), "grant-signature"),
         (answer(key=b"\x08" * 32), "grant-other-key"),
-        (answer(dataclasses.replace(GRANT, public_sha256="")), "grant-other-key"),
+        (answer(dataclasses.replace(GRANT, public_sha256="11" * 32)), "grant-other-key"),
     ):
         with pytest.raises(RefusedError) as refused:
             opened(wrong)

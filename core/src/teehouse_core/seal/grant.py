@@ -19,10 +19,10 @@ from teehouse_core.seal.suite import SealingKey, hpke_open, hpke_seal
 from teehouse_core.wire.grant import Grant, ReleaseAnswer, ReleaseRequest, grant_info, grant_message
 from teehouse_core.wire.keyset import Keyset
 
-__all__ = ["PublicOf", "open_grant", "seal_grant"]
+__all__ = ["DigestOf", "open_grant", "seal_grant"]
 
-PublicOf = Callable[[str, bytes], bytes]
-"""Public bytes of a private key by algorithm; empty for a secret key. Raises MalformedError for bytes that are none."""
+DigestOf = Callable[[str, bytes], str]
+"""(algorithm, key bytes) → `public_sha256` of spec 07 §3 in hex. Raises a TeehouseError for bytes that are no such key."""
 
 
 def seal_grant(suite: str, pk: bytes, grant: bytes, key_plain: bytes) -> bytes:
@@ -39,7 +39,7 @@ def open_grant(
     key_service: Keyset,
     one_time: SealingKey,
     now: int,
-    public_of: PublicOf,
+    digest_of: DigestOf,
 ) -> tuple[Grant, bytes]:
     """The grant and the released key; the caller then destroys `one_time`.
 
@@ -79,8 +79,6 @@ def open_grant(
     if now >= grant.not_after:
         raise RefusedError("the grant has ended", code="grant-over", hint="check the clock, then ask again")
     key_plain = hpke_open(one_time, grant_info(answer.grant), answer.sealed)
-    public = public_of(grant.algorithm, key_plain)
-    digest = hashlib.sha256(public).hexdigest() if public else ""
-    if not hmac.compare_digest(digest, grant.public_sha256):
+    if not hmac.compare_digest(digest_of(grant.algorithm, key_plain), grant.public_sha256):
         raise RefusedError("the released key is not the one that the grant names", code="grant-other-key")
     return grant, key_plain

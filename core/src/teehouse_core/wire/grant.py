@@ -127,7 +127,7 @@ class LogPlace:
 class Grant:
     """The key service's signed word that one key version went to one requester; `not_after` in Unix seconds.
 
-    `public_sha256` is over the public bytes of the algorithm (spec 07), `""` for a secret key.
+    `public_sha256` is over the public bytes of the algorithm; for a secret key it is a check value (spec 07 §3).
     """
 
     tks_keyset_sha256: str
@@ -165,7 +165,7 @@ class Grant:
             key=_name(top, "key"),
             version=_name(top, "version"),
             algorithm=_name(top, "algorithm"),
-            public_sha256=_digest_or_empty(top, "public_sha256"),
+            public_sha256=top.text("public_sha256", HEX64),
             policy_sha256=top.text("policy_sha256", HEX64),
             log=LogPlace.read(top.fields("log")),
             not_after=top.integer("not_after", 0, MAX_INTEGER),

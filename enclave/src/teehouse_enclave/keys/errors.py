@@ -48,7 +48,23 @@ CODES: Final[dict[str, int]] = {
     "weak-key": 422,
     "usage-forbids": 422,
     "not-exportable": 422,
+    # Release and publishing
+    "challenge-unknown": 400,
+    "challenge-expired": 400,
+    "challenge-used": 409,
+    "evidence-refused": 403,
+    "policy-denies": 403,
+    "publish-off": 403,
+    "publish-signature": 403,
+    # The door
+    "not-found": 404,
+    "method-not-allowed": 405,
+    "too-slow": 408,
+    "too-large": 413,
+    "over-limit": 429,
     # This side
+    "internal": 500,
+    "unavailable": 503,
     "storage-full": 503,
     "storage": 503,
     "storage-conflict": 503,

@@ -110,7 +110,7 @@ class LedgerClient:
         if status == 409:
             size = _size(self._json(answer), "size")
             if size < records[0].index:
-                raise LedgerGap(size)
+                raise LedgerGapError(size)
             raise OutsideError("the ledger holds another entry at this index", code="ledger-conflict")
         return _size(self._document(status, answer), "size")
 
@@ -139,7 +139,7 @@ class LedgerClient:
         return document if isinstance(document, dict) else {}
 
 
-class LedgerGap(OutsideError):
+class LedgerGapError(OutsideError):
     """The ledger ends at `size`, before what was sent."""
 
     def __init__(self, size: int) -> None:
