@@ -57,6 +57,7 @@ class AcceptedStandIn:
     evidence_time: int = NOW - 5
     policy_digest: str = "00" * 32
     bundle_sha256: str = "11" * 32
+    service: Keyset | None = None
 
     @property
     def keyset_digest(self) -> bytes:

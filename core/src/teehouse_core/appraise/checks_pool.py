@@ -12,19 +12,17 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
 from teehouse_core.appraise.checks_binding import EARLY, usable_keys
 from teehouse_core.appraise.policy import Policy
 from teehouse_core.appraise.release_policy import TEEHOUSE, ReleasePolicy
 from teehouse_core.appraise.sheet import Outcome, Sheet, equal, failed, one_of, passed
 from teehouse_core.appraise.strength import SERVICE_ROLES, weaker_fields
 from teehouse_core.errors import MalformedError
+from teehouse_core.seal.pool import signed_by
 from teehouse_core.wire.keyset import Capabilities, Keyset, Model, Software
 from teehouse_core.wire.pool import POOL_ACTIVE, SignedPool, pool_keyset_message
 
-__all__ = ["PoolQuestion", "check_pool", "pool_claims", "signed_by_service"]
+__all__ = ["PoolQuestion", "check_pool", "pool_claims"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +79,6 @@ def pool_claims(policy: Policy, model: str) -> tuple[Model, Software, Capabiliti
     return Model(model, weights), software, Capabilities(egress, logging, moderation, tuple(sorted(policy.doors)))
 
 
-def signed_by_service(service: Keyset, message: bytes, sig: bytes) -> bool:
-    """Whether one of the `sign` keys of the key service's keyset made `sig` over `message`."""
-    for key in service.sign:
-        try:
-            Ed25519PublicKey.from_public_bytes(key.pk).verify(sig, message)
-        except (InvalidSignature, ValueError):
-            continue
-        return True
-    return False
-
-
 def _only(values: tuple[str, ...]) -> str:
     return values[0] if len(values) == 1 else ""
 
@@ -115,7 +102,7 @@ def _strength(release: ReleasePolicy | None, policy: Policy) -> Outcome:
 
 def _signature(question: PoolQuestion) -> Outcome:
     kids = " ".join(key.kid for key in question.service.sign)
-    if signed_by_service(question.service, pool_keyset_message(question.keyset.digest), question.signed.sig):
+    if signed_by(question.service, pool_keyset_message(question.keyset.digest), question.signed.sig):
         return passed(question.keyset.sha256, kids)
     return failed("no signing key of the appraised key service signed this pool keyset", question.keyset.sha256, kids)
 

@@ -21,6 +21,7 @@ from teehouse_core.errors import LocalError, MalformedError, RefusedError, Trunc
 from teehouse_core.seal.answer import BODY, HEAD, RESPONSE_PREFIX, TRAILER, Head, Trailer, unwrap
 from teehouse_core.seal.bhttp import encode_padded
 from teehouse_core.seal.inner import InnerOptions, facts_of, make_inner
+from teehouse_core.seal.pool import member_of
 from teehouse_core.seal.records import RecordOpener, RecordSealer
 from teehouse_core.seal.schedule import (
     ExchangeSecrets,
@@ -35,8 +36,9 @@ from teehouse_core.wire.armor import ArmorReader
 from teehouse_core.wire.canonical import b64u
 from teehouse_core.wire.frame import frame_prefix
 from teehouse_core.wire.header import MAX_BODY, MAX_CANDIDATES, MAX_LIFETIME, Candidate, RequestHeader, transcript
-from teehouse_core.wire.keyset import HpkeKey, Keyset
+from teehouse_core.wire.keyset import HpkeKey, Keyset, SignKey
 from teehouse_core.wire.labels import L
+from teehouse_core.wire.pool import POOL_LIFETIME
 from teehouse_core.wire.receipts import Receipt
 from teehouse_core.wire.records import MAX_PLAINTEXT, Record, RecordReader
 from teehouse_core.wire.suites import DEFAULT_SUITE
@@ -68,6 +70,7 @@ class SealedRequest:
     keysets: tuple[Keyset, ...] = field(repr=False)
     secrets: tuple[bytes, ...] = field(repr=False)
     padded_plain: bytes = field(repr=False)
+    services: tuple[Keyset | None, ...] = field(default=(), repr=False)  # of a pool: the key service that signed it
 
     @property
     def frame(self) -> bytes:
@@ -111,8 +114,9 @@ def seal_request(
     Raises LocalError for a call that cannot be sealed, RefusedError when a candidate's acceptance is over.
     """
     _check_candidates(candidates, endpoint)
-    if not 0 < lifetime <= MAX_LIFETIME:
-        raise LocalError("a request lives 1 to 300 seconds", code="lifetime")
+    pool = candidates[0].service is not None
+    if not 0 < lifetime <= (POOL_LIFETIME if pool else MAX_LIFETIME):
+        raise LocalError("a request lives 1 to 300 seconds, to a pool 1 to 120", code="lifetime")
     keys = [choose_key(accepted, now, suite) for accepted in candidates]
     _check_keys(keys, candidates)
     facts = facts_of(content)
@@ -164,6 +168,7 @@ def seal_request(
         keysets=tuple(accepted.keyset for accepted in candidates),
         secrets=tuple(secrets),
         padded_plain=padded,
+        services=tuple(accepted.service for accepted in candidates),
     )
 
 
@@ -176,6 +181,9 @@ def _check_candidates(candidates: Sequence[Accepted], endpoint: str) -> None:
         raise LocalError("candidates were accepted under different policies or tiers", code="candidate-mixed")
     if any(accepted.keyset.endpoint != endpoint for accepted in candidates):
         raise LocalError("a candidate serves another endpoint", code="candidate-endpoint")
+    if len(candidates) > 1 and any(accepted.service is not None for accepted in candidates):
+        # A node of the pool may be a candidate by its own keyset too, and refuses a request in which it is twice.
+        raise LocalError("a pool is the only candidate of its request", code="candidate-pool")
 
 
 def _check_keys(keys: Sequence[HpkeKey], candidates: Sequence[Accepted]) -> None:
@@ -198,11 +206,15 @@ def _seal_body(sealer: RecordSealer, padded: bytes) -> list[bytes]:
 
 @dataclass(frozen=True, slots=True)
 class AnswerHead:
-    """Status and headers, authenticated; `keyset_sha256` says which candidate answers."""
+    """Status and headers, authenticated; `keyset_sha256` says which candidate answers.
+
+    Of a pool, `member_kid` is the id of the signing key that the key service certified for the member that answers.
+    """
 
     status: int
     headers: tuple[tuple[str, str], ...]
     keyset_sha256: str
+    member_kid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +251,7 @@ class ResponseOpener:
         self._salt = b""
         self._commit: hmac_state.HMAC | None = None
         self._head: Head | None = None
+        self._member: SignKey | None = None
         self._error: MalformedError | None = None
         self.ended = False
 
@@ -316,19 +329,32 @@ class ResponseOpener:
             self._head = Head.parse(content)
             self._commit = hmac_state.HMAC(self._salt, hashes.SHA256())
             self._commit.update(b"\x01" + content + b"\0")
-            keyset = self._request.keysets[self._index]
-            events.append(AnswerHead(self._head.status, self._head.headers, keyset.sha256))
+            keyset, service = self._request.keysets[self._index], self._service()
+            sent_at = self._request.header.sent_at
+            self._member, headers = member_of(self._head.headers, service=service, pool=keyset, at=sent_at)
+            member_kid = self._member.kid if self._member else ""
+            events.append(AnswerHead(self._head.status, headers, keyset.sha256, member_kid))
         elif kind == BODY and self._commit is not None:
             self._commit.update(content)
             events.append(AnswerBody(content))
         elif kind == TRAILER:
             events.append(self._finish(Trailer.parse(content)))
 
+    def _service(self) -> Keyset | None:
+        services = self._request.services
+        return services[self._index] if services else None
+
+    def _signer(self, kid: str) -> SignKey | None:
+        """The key of that id that may sign a receipt: the certified one of a pool's member, else one of the keyset."""
+        if self._service() is None:
+            return self._request.keysets[self._index].sign_key(kid)
+        return self._member if self._member is not None and self._member.kid == kid else None
+
     def _finish(self, trailer: Trailer) -> AnswerEnd:
         """§7: the receipt must speak of this request, this answer and the keyset that answered."""
         request, keyset = self._request, self._request.keysets[self._index]
         receipt = Receipt.parse(trailer.receipt)
-        key = keyset.sign_key(receipt.kid)
+        key = self._signer(receipt.kid)
         if key is None:
             raise MalformedError("receipt is signed by an unknown key", code="receipt-kid")
         try:

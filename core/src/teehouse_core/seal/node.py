@@ -16,6 +16,7 @@ from teehouse_core.seal.answer import BODY, COVER, HEAD, MAX_PIECE, TRAILER, Hea
 from teehouse_core.seal.bhttp import InnerRequest, decode_request
 from teehouse_core.seal.inner import ContentFacts, InnerOptions, Shape, check_inner
 from teehouse_core.seal.keyring import HeldKey, Keyring
+from teehouse_core.seal.pool import MemberProof
 from teehouse_core.seal.records import RecordOpener, RecordSealer
 from teehouse_core.seal.replay import SeenSet
 from teehouse_core.seal.schedule import ExchangeSecrets, body_keys, candidate_commit, envelope_info, salted_commit
@@ -25,6 +26,7 @@ from teehouse_core.wire.frame import RequestFrame
 from teehouse_core.wire.header import MAX_LIFETIME, RequestHeader, transcript
 from teehouse_core.wire.keyset import Keyset
 from teehouse_core.wire.labels import L
+from teehouse_core.wire.pool import POOL_LIFETIME
 from teehouse_core.wire.receipts import Receipt, Usage, UsageRecord
 from teehouse_core.wire.records import MAX_PLAINTEXT, cut_records
 
@@ -48,6 +50,7 @@ class OpenedRequest:
     r: bytes = field(repr=False)
     scope: bytes = field(repr=False)
     padded_plain: bytes = field(repr=False)
+    member: MemberProof | None = None
 
     def read(self) -> tuple[InnerRequest, InnerOptions, ContentFacts]:
         """The inner request. Raises MalformedError, which the node answers inside the seal."""
@@ -66,7 +69,7 @@ def open_request(frame_bytes: bytes, *, endpoint: str, keyring: Keyring, seen: S
         raise RequestRefused("unknown-key", "request is for another endpoint", code="wrong-endpoint")
     index, held = _own_candidate(header, keyring, now)
     named = header.candidates[index]
-    _check_time(header, now)  # (3)
+    _check_time(header, now, MAX_LIFETIME if held.keyset.pool is None else POOL_LIFETIME)  # (3)
     th = transcript(frame.header_bytes)
     if seen.contains(th):
         raise RequestRefused("replayed")
@@ -83,7 +86,7 @@ def open_request(frame_bytes: bytes, *, endpoint: str, keyring: Keyring, seen: S
         raise MalformedError("envelope holds another R or S than the header commits to", code="candidate-commit")
     seen.add(th, header.expires_at, now)  # (7)
     padded = _open_body(RecordOpener(keys.key, keys.nonce), frame.body)  # (8)
-    return OpenedRequest(header, th, index, held.keyset, r, scope, padded)
+    return OpenedRequest(header, th, index, held.keyset, r, scope, padded, held.member)
 
 
 def _own_candidate(header: RequestHeader, keyring: Keyring, now: int) -> tuple[int, HeldKey]:
@@ -103,8 +106,8 @@ def _own_candidate(header: RequestHeader, keyring: Keyring, now: int) -> tuple[i
     return index, held
 
 
-def _check_time(header: RequestHeader, now: int) -> None:
-    if not 0 < header.expires_at - header.sent_at <= MAX_LIFETIME:
+def _check_time(header: RequestHeader, now: int, longest: int) -> None:
+    if not 0 < header.expires_at - header.sent_at <= longest:
         raise RequestRefused("expired", code="lifetime")
     if not header.sent_at - CLOCK_SLACK <= now <= header.expires_at:
         raise RequestRefused("expired")
@@ -144,7 +147,9 @@ class ResponseSealer:
         return self._pack(self._sealer.seal(wrap(kind, content, size), final=kind == TRAILER))
 
     def head(self, status: int, headers: tuple[tuple[str, str], ...]) -> bytes:
-        """Response prefix and first record."""
+        """Response prefix and first record; a pool member shows its certificate there."""
+        if self._opened.member is not None:
+            headers = (*headers, *self._opened.member.headers())
         content = Head(status, headers).encode()
         self._commit.update(b"\x01" + content + b"\0")
         return self._pack(self._prefix) + self._record(HEAD, content)
