@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small model sealed or opened at once, in memory: for vectors and the fuzzer, with the rules in spec/08 §6's order."""
+"""A small model sealed or opened at once, in memory: for vectors and the fuzzer, with the checks in spec/08's order."""
 
 from __future__ import annotations
 
