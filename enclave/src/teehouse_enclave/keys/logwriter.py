@@ -7,7 +7,7 @@ One `LogWriter` for each log. A round takes everything journaled so far, so call
 of different operators is there, (5) publish the cosigned checkpoint, (6) release the callers.
 
 A step that fails releases nobody: all who wait are told `unavailable`, the entries stay, and the writer tries again by
-itself until it succeeds. Meanwhile the log is `stalled`. Only journaled trees are ever signed, so no size has two roots.
+itself until it succeeds. Meanwhile the log is `stalled`. Only journaled trees are signed, so no size has two roots.
 """
 
 from __future__ import annotations
@@ -111,6 +111,11 @@ class LogWriter:
     def backlog(self) -> int:
         """Entries that no published checkpoint covers yet."""
         return self.tree.size - max(self.published, 0)
+
+    @property
+    def waiting(self) -> int:
+        """Callers that wait for a checkpoint."""
+        return len(self._waiting)
 
     def journaled(self, records: list[Record], leaf_hashes: list[bytes]) -> None:
         """These records are durable: they belong to the tree, and a round is due."""
