@@ -18,6 +18,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
+from postgres_support import PostgresServer
 
 from teehouse_cloud import logs
 from teehouse_cloud.gateway.app import App, Gateway
@@ -172,12 +173,11 @@ class FakeNode:
 class World:
     """The gateway under test and what stands around it."""
 
-    def __init__(self, directory: Path, template: Path) -> None:
-        self.db = directory / "cloud.db"
-        shutil.copy(template, self.db)
-        self.db_url = f"sqlite:///{self.db}"
+    def __init__(self, directory: Path, db_url: str) -> None:
+        self.directory = directory
+        self.db_url = db_url
         self.ready_file = directory / "ready.json"
-        self.database = Database(self.db_url)
+        self.database = Database(db_url)
         self.nodes: list[FakeNode] = []
         self.log = io.StringIO()
         self.api_key = ""
@@ -319,9 +319,66 @@ def template_db(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server of our own, started when the first test asks for it."""
+    server = PostgresServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres: PostgresServer) -> str:
+    """Name of a database at the newest revision; each test works on a copy."""
+    postgres.sql("CREATE DATABASE template_teehouse TEMPLATE template0")
+
+    async def make() -> None:
+        database = Database(postgres.url("template_teehouse"))
+        await upgrade(database)
+        await database.close()
+
+    asyncio.run(make())
+    return "template_teehouse"
+
+
 @pytest.fixture
-async def world(tmp_path: Path, template_db: Path) -> AsyncIterator[World]:
-    made = World(tmp_path, template_db)
+def backend() -> str:
+    """Which database a test works on: tests of what stands above the store take SQLite.
+
+    `on_both_databases` (below) makes a test run once on each.
+    """
+    return "sqlite"
+
+
+@pytest.fixture
+def empty_url(backend: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    """URL of a database without any table (an SQLite file that is yet to be made)."""
+    if backend == "sqlite":
+        yield f"sqlite:///{tmp_path / 'x.db'}"
+        return
+    server: PostgresServer = request.getfixturevalue("postgres")
+    url = server.create()
+    yield url
+    server.drop(url)
+
+
+@pytest.fixture
+def db_url(backend: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    """URL of an empty database at the newest revision."""
+    if backend == "sqlite":
+        shutil.copy(request.getfixturevalue("template_db"), tmp_path / "cloud.db")
+        yield f"sqlite:///{tmp_path / 'cloud.db'}"
+        return
+    template: str = request.getfixturevalue("postgres_template")
+    server: PostgresServer = request.getfixturevalue("postgres")
+    url = server.create(template)
+    yield url
+    server.drop(url)
+
+
+@pytest.fixture
+async def world(tmp_path: Path, db_url: str) -> AsyncIterator[World]:
+    made = World(tmp_path, db_url)
     await made.setup()
     yield made
     await made.close()

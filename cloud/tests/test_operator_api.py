@@ -8,12 +8,13 @@ import json
 from typing import Any
 
 import pytest
+from postgres_support import on_both_databases
 
 from teehouse_cloud.store.usage import SignedUsage, store_usage
 from teehouse_core.wire.canonical import b64u
 from teehouse_core.wire.receipts import Usage, UsageRecord
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, on_both_databases]
 
 
 async def call(world: Any, method: str, path: str, **kwargs: Any) -> tuple[int, Any]:
@@ -143,7 +144,7 @@ async def test_bodies_are_bounded(world: Any) -> None:
         assert response.status >= 400
 
 
-async def test_a_key_is_seen_once(world: Any, endpoint: str) -> None:
+async def test_a_key_is_seen_once(world: Any, endpoint: str, backend: str, request: pytest.FixtureRequest) -> None:
     await world.node()
     await world.start()
     status, made = await call(world, "POST", "/keys", json={"label": "laptop", "endpoints": [endpoint]})
@@ -163,7 +164,14 @@ async def test_a_key_is_seen_once(world: Any, endpoint: str) -> None:
     await world.stop()
     secret = key[23:].encode()  # the secret itself, which may contain dashes
     token = world.operator_token.removeprefix("th-op-").encode()
-    for path in world.db.parent.iterdir():
+    kept = world.directory
+    if backend == "postgresql":
+        server = request.getfixturevalue("postgres")
+        server.sql("CHECKPOINT")
+        kept = server.folder
+    files = [path for path in kept.rglob("*") if path.is_file()]
+    assert any(b"laptop" in path.read_bytes() for path in files)  # what was stored is in here
+    for path in files:
         data = path.read_bytes()
         assert secret not in data, path
         assert token not in data, path

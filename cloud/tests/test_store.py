@@ -10,10 +10,10 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from postgres_support import on_both_databases
 from sqlalchemy import inspect, text
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Connection
-from sqlalchemy.schema import CreateTable
 
 from teehouse_cloud.errors import DatabaseError, NotFoundError, SettingsError
 from teehouse_cloud.store.database import Database, database_url
@@ -26,12 +26,13 @@ from teehouse_cloud.store.nodes import get_node, put_node, update_node
 pytestmark = pytest.mark.anyio
 
 
-def at(path: Path, *, create: bool = True) -> Database:
-    return Database(f"sqlite:///{path / 'x.db'}", create=create)
+def at(url: str, *, create: bool = True) -> Database:
+    return Database(url, create=create)
 
 
-async def test_migrations_from_nothing_give_the_models(tmp_path: Path) -> None:
-    database = at(tmp_path)
+@on_both_databases
+async def test_migrations_from_nothing_give_the_models(empty_url: str) -> None:
+    database = at(empty_url)
     assert await current_revision(database) == ""
     assert not await is_current(database)
     assert await upgrade(database) == head_revision()
@@ -53,8 +54,9 @@ async def test_migrations_from_nothing_give_the_models(tmp_path: Path) -> None:
     await database.close()
 
 
-async def test_the_comparison_would_notice(tmp_path: Path) -> None:
-    database = at(tmp_path)
+@on_both_databases
+async def test_the_comparison_would_notice(empty_url: str) -> None:
+    database = at(empty_url)
     await upgrade(database)
     async with database.engine.begin() as connection:
         await connection.execute(text("ALTER TABLE nodes ADD COLUMN stray INTEGER"))
@@ -67,8 +69,9 @@ async def test_the_comparison_would_notice(tmp_path: Path) -> None:
     await database.close()
 
 
-async def test_downgrade_leaves_nothing(tmp_path: Path) -> None:
-    database = at(tmp_path)
+@on_both_databases
+async def test_downgrade_leaves_nothing(empty_url: str) -> None:
+    database = at(empty_url)
     await upgrade(database)
 
     def down(connection: Connection) -> set[str]:
@@ -82,21 +85,51 @@ async def test_downgrade_leaves_nothing(tmp_path: Path) -> None:
     await database.close()
 
 
-def test_every_table_can_be_made_on_postgresql() -> None:
-    for table in Base.metadata.sorted_tables:
-        made = str(CreateTable(table).compile(dialect=postgresql.dialect()))  # type: ignore[no-untyped-call]
-        assert "CREATE TABLE" in made
-    assert "BIGSERIAL" in str(
-        CreateTable(Base.metadata.tables["usage_records"]).compile(dialect=postgresql.dialect())  # type: ignore[no-untyped-call]
-    )
+EARLIER = [script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()][1:]
+
+
+@on_both_databases
+@pytest.mark.parametrize("revision", EARLIER)
+async def test_migrations_from_every_earlier_revision(empty_url: str, revision: str) -> None:
+    """A database that an earlier version made and filled comes to the same schema with its rows in place."""
+    database = at(empty_url)
+
+    def up(connection: Connection) -> None:
+        config = alembic_config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+
+    async with database.engine.begin() as connection:
+        await connection.run_sync(up)
+    assert await current_revision(database) == revision
+    await put_endpoint(database, "ep", "kept", 1)
+    key, row = await create_key(database, "label", ["ep"], 10)
+    await put_node(database, "n", "ep", "http://a", 1)
+    assert await upgrade(database) == head_revision()
+
+    def differences(connection: Connection) -> list[object]:
+        return list(compare_metadata(MigrationContext.configure(connection), Base.metadata))
+
+    async with database.engine.connect() as connection:
+        assert await connection.run_sync(differences) == []
+    stored = await get_key(database, row.account)
+    assert stored is not None
+    assert stored.secret_sha256 == key_hash(key)
+    assert (await get_node(database, "n")).url == "http://a"
+    await database.close()
+
+
+def test_there_is_an_earlier_revision() -> None:
+    assert EARLIER
 
 
 async def test_sqlite_is_set_up(tmp_path: Path) -> None:
-    database = at(tmp_path)
+    database = at(f"sqlite:///{tmp_path / 'x.db'}")
     await upgrade(database)
     async with database.engine.connect() as connection:
         assert (await connection.execute(text("PRAGMA journal_mode"))).scalar() == "wal"
         assert (await connection.execute(text("PRAGMA foreign_keys"))).scalar() == 1
+        assert (await connection.execute(text("PRAGMA synchronous"))).scalar() == 2  # FULL: the ledger's promise
     assert stat.S_IMODE((tmp_path / "x.db").stat().st_mode) == 0o600
     await database.close()
 
@@ -112,13 +145,14 @@ def test_urls() -> None:
 
 def test_an_absent_file_is_not_made_by_accident(tmp_path: Path) -> None:
     with pytest.raises(DatabaseError) as caught:
-        at(tmp_path, create=False)
+        at(f"sqlite:///{tmp_path / 'x.db'}", create=False)
     assert caught.value.code == "db-unreachable"
     assert not list(tmp_path.iterdir())
 
 
-async def test_keys(tmp_path: Path) -> None:
-    database = at(tmp_path)
+@on_both_databases
+async def test_keys(empty_url: str) -> None:
+    database = at(empty_url)
     await upgrade(database)
     key, row = await create_key(database, "label", ["ep-b", "ep-a", "ep-a"], 10)
     assert row.endpoints == ["ep-a", "ep-b"]
@@ -134,8 +168,9 @@ async def test_keys(tmp_path: Path) -> None:
     await database.close()
 
 
-async def test_moving_a_node_forgets_what_was_seen(tmp_path: Path) -> None:
-    database = at(tmp_path)
+@on_both_databases
+async def test_moving_a_node_forgets_what_was_seen(empty_url: str) -> None:
+    database = at(empty_url)
     await upgrade(database)
     with pytest.raises(NotFoundError) as caught:
         await put_node(database, "n", "ep", "http://a", 1)

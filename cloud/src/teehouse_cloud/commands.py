@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, NonNegativeInt, TypeAdapter, ValidationError
 
 from teehouse_cloud.control.schemas import (
     AccountId,
@@ -23,6 +23,9 @@ from teehouse_cloud.control.schemas import (
     check_node_url,
 )
 from teehouse_cloud.errors import DatabaseError, SettingsError
+from teehouse_cloud.ledger.entries import forget_opening, list_logs
+from teehouse_cloud.ledger.schemas import LogName, LogOut, TokenId, TokenIn, TokenOut
+from teehouse_cloud.ledger.tokens import ANY_LOG, create_ledger_token, list_ledger_tokens, revoke_ledger_token
 from teehouse_cloud.store.database import Database
 from teehouse_cloud.store.endpoints import list_endpoints, put_endpoint
 from teehouse_cloud.store.keys import create_key, list_keys, revoke_key
@@ -37,6 +40,11 @@ __all__ = [
     "key_create",
     "key_list",
     "key_revoke",
+    "ledger_forget",
+    "ledger_logs",
+    "ledger_revoke",
+    "ledger_token",
+    "ledger_tokens",
     "migrate",
     "node_delete",
     "node_list",
@@ -149,3 +157,41 @@ async def node_delete(url: str, args: argparse.Namespace) -> dict[str, Any]:
     async with _migrated(url) as database:
         await delete_node(database, node)
     return {"deleted": node}
+
+
+async def ledger_token(url: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Make a ledger token, which is shown here and nowhere else."""
+    kind, log = ("writer", args.log or ANY_LOG) if args.writer else ("audit", args.log)
+    if log is None:
+        raise SettingsError("an audit token is for one log", code="usage", hint="give --log, or --writer for TKS")
+    wish = _check(TokenIn, {"kind": kind, "log": log, "label": args.label}, "the ledger token")
+    async with _migrated(url) as database:
+        token, row = await create_ledger_token(database, wish.kind, wish.log, wish.label, int(time.time()))
+    return {"token": token, **_plain(TokenOut, row)}
+
+
+async def ledger_tokens(url: str, _args: argparse.Namespace) -> dict[str, Any]:
+    """All ledger tokens without their secrets."""
+    async with _migrated(url) as database:
+        return {"tokens": [_plain(TokenOut, row) for row in await list_ledger_tokens(database)]}
+
+
+async def ledger_revoke(url: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Revoke a ledger token. A running process follows within its key cache time."""
+    token = _check(TokenId, args.token, "the token id")
+    async with _migrated(url) as database:
+        return _plain(TokenOut, await revoke_ledger_token(database, token, int(time.time())))
+
+
+async def ledger_logs(url: str, _args: argparse.Namespace) -> dict[str, Any]:
+    """All logs, how long they are and which checkpoint is the newest."""
+    async with _migrated(url) as database:
+        return {"logs": [_plain(LogOut, row) for row in await list_logs(database)]}
+
+
+async def ledger_forget(url: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Delete the names that belong to an entry; the log and its proofs stay as they are."""
+    log, index = _check(LogName, args.log, "the log's name"), _check(NonNegativeInt, args.index, "the index")
+    async with _migrated(url) as database:
+        await forget_opening(database, log, index)
+    return {"log": log, "index": index}

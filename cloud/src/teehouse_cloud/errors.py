@@ -8,6 +8,7 @@
     PeerError (core)          somebody on the wire
      ├─ UpstreamFailed        a node, before the first byte of its answer (so another may be tried)
      ├─ UpstreamLost          a node, after the first byte (the client must see a cut stream)
+     ├─ ConflictError         a writer of the ledger, at odds with what is stored
      └─ ClientGone            the client hung up
 
 No message of these ever holds a body, a key or an Authorization value.
@@ -19,6 +20,7 @@ from teehouse_core.errors import OperatorError, PeerError
 
 __all__ = [
     "ClientGone",
+    "ConflictError",
     "DatabaseError",
     "NotFoundError",
     "SettingsError",
@@ -45,6 +47,15 @@ class UpstreamFailed(PeerError):  # noqa: N818  an outcome of one attempt, not y
 
 class UpstreamLost(PeerError):  # noqa: N818  an outcome of the stream
     """A node vanished in the middle of an answer; `code` is the metric label."""
+
+
+class ConflictError(PeerError):
+    """What TKS sends does not follow from what the ledger holds. `size` is where the log ends."""
+
+    def __init__(self, message: str, *, code: str, size: int, index: int | None = None) -> None:
+        super().__init__(message, code=code)
+        self.size = size
+        self.index = index  # the first position at odds, where there is one
 
 
 class ClientGone(PeerError):  # noqa: N818  nobody is left to tell

@@ -15,12 +15,13 @@ import structlog
 
 __all__ = ["configure", "get_logger"]
 
-_SECRETS = re.compile(r"(sk-th-[0-9a-f]{1,16}|th-op)-[A-Za-z0-9_-]{8,}")
+_SECRETS = re.compile(r"(sk-th-[0-9a-f]{1,16}|th-op|th-lw|th-la)-[A-Za-z0-9_-]{8,}")
+_MARKS = ("sk-th-", "th-op-", "th-lw-", "th-la-")
 
 
 def _blot(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for name, value in event.items():
-        if isinstance(value, str) and ("sk-th-" in value or "th-op-" in value):
+        if isinstance(value, str) and any(mark in value for mark in _MARKS):
             event[name] = _SECRETS.sub(r"\1-[redacted]", value)
     return event
 

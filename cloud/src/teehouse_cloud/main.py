@@ -113,6 +113,18 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--url", required=True, help="where the gateway reaches it, e.g. http://10.0.0.7:9000")
     leaf(nodes, "list", commands.node_list, "list nodes as last seen")
     leaf(nodes, "delete", commands.node_delete, "forget a node").add_argument("node")
+
+    ledger = nouns.add_parser("ledger", help="transparency logs of TKS").add_subparsers(dest="verb", required=True)
+    made = leaf(ledger, "token", commands.ledger_token, "make a ledger token (shown once)")
+    made.add_argument("--log", help="public or tenant-<tenant id>; a writer token without it is for every log")
+    made.add_argument("--writer", action="store_true", help="a token for TKS, which appends; otherwise one that reads")
+    made.add_argument("--label", default="", help="who it is for")
+    leaf(ledger, "tokens", commands.ledger_tokens, "list ledger tokens without their secrets")
+    leaf(ledger, "revoke", commands.ledger_revoke, "revoke a ledger token").add_argument("token", help="its id")
+    made = leaf(ledger, "forget", commands.ledger_forget, "delete the names that belong to an entry, for good")
+    made.add_argument("log")
+    made.add_argument("index", type=int)
+    leaf(ledger, "logs", commands.ledger_logs, "list logs, their sizes and newest checkpoints")
     return parser
 
 

@@ -35,6 +35,7 @@ class Settings(BaseSettings):
     key_rpm: int = Field(6000, ge=1, description="sealed requests per minute and API key")
     key_streams: int = Field(1024, ge=1, description="open sealed requests per API key")
     evidence_rpm: int = Field(600, ge=1, description="evidence requests per minute and client address")
+    ledger_rpm: int = Field(6000, ge=1, description="open reads of the public ledger per minute and client address")
     auth_failure_rpm: int = Field(120, ge=1, description="failed authentications per minute and client address")
     key_cache_seconds: float = Field(5.0, ge=0, le=60, description="how long a key's row is believed without a look")
 

@@ -29,6 +29,7 @@ from teehouse_cloud.control.schemas import (
     UsagePage,
 )
 from teehouse_cloud.errors import DatabaseError, NotFoundError
+from teehouse_cloud.ledger.operator import Forgets, add_ledger
 from teehouse_cloud.store.database import Database
 from teehouse_cloud.store.endpoints import list_endpoints, put_endpoint
 from teehouse_cloud.store.keys import create_key, list_keys, revoke_key
@@ -55,8 +56,8 @@ class _Registry(Protocol):
     async def changed(self) -> None: ...
 
 
-def build_api(database: Database, accounts: _Accounts, registry: _Registry) -> FastAPI:
-    """The API over `database`; tells `accounts` and `registry` at once what it changed."""
+def build_api(database: Database, accounts: _Accounts, registry: _Registry, ledger: Forgets) -> FastAPI:
+    """The API over `database`; tells `accounts`, `registry` and `ledger` at once what it changed."""
     api = FastAPI(
         title="Teehouse operator API", version="1", docs_url=None, redoc_url=None, openapi_url="/api/v1/openapi.json"
     )
@@ -64,6 +65,7 @@ def build_api(database: Database, accounts: _Accounts, registry: _Registry) -> F
     _add_fleet(api, database, registry)
     _add_keys(api, database, accounts)
     _add_usage(api, database)
+    add_ledger(api, database, ledger)
     return api
 
 

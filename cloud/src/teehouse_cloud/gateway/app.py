@@ -20,6 +20,9 @@ from teehouse_cloud.gateway.metrics import Metrics
 from teehouse_cloud.gateway.outbound import open_session
 from teehouse_cloud.gateway.poller import Poller
 from teehouse_cloud.gateway.sealed import SealedDoor
+from teehouse_cloud.ledger.door import LedgerDoor
+from teehouse_cloud.ledger.guard import LedgerGuard
+from teehouse_cloud.ledger.metrics import LedgerMetrics
 from teehouse_cloud.logs import get_logger
 from teehouse_cloud.settings import Settings
 from teehouse_cloud.store.database import Database
@@ -48,7 +51,15 @@ class Gateway:
         self.sealed = SealedDoor(settings, self.accounts, self.fleet, self.poller, self.session, self.metrics)
         self.evidence = EvidenceDoor(settings, self.fleet, self.poller, self.session, self.metrics)
         self.health = HealthDoor(database, self.fleet, self.metrics)
-        api = build_api(database, self.accounts, self.poller)
+        ledger_guard = LedgerGuard(
+            database,
+            cache_seconds=settings.key_cache_seconds,
+            failure_rpm=settings.auth_failure_rpm,
+            open_rpm=settings.ledger_rpm,
+        )
+        ledger_metrics = LedgerMetrics(self.metrics.registry)
+        self.ledger = LedgerDoor(database, ledger_guard, ledger_metrics, settings.body_seconds)
+        api = build_api(database, self.accounts, self.poller, ledger_guard)
         self.operator = OperatorGuard(api, database, operator_hash, settings.auth_failure_rpm)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -108,6 +119,8 @@ class App:
             await gateway.sealed(scope, receive, send, match.group(1))
         elif method == "GET" and (match := _EVIDENCE.fullmatch(path)):
             await gateway.evidence(scope, receive, send, match.group(1))
+        elif path.startswith("/ledger/"):
+            await gateway.ledger(scope, receive, send)
         elif path.startswith("/api/"):
             await gateway.operator(scope, receive, send)
         elif method == "GET" and path == "/healthz":

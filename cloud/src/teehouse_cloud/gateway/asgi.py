@@ -23,6 +23,7 @@ __all__ = [
     "ABORT",
     "abort",
     "header",
+    "read_off",
     "request_id",
     "send_json",
     "send_refusal",
@@ -118,12 +119,13 @@ async def send_refusal(receive: Receive, send: Send, refusal: Refusal, rid: str,
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": not body_ended})
     if not body_ended:
-        await _read_off(receive)
+        await read_off(receive)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
     return len(body)
 
 
-async def _read_off(receive: Receive) -> None:
+async def read_off(receive: Receive) -> None:
+    """Take and drop what a refused client still sends, for a bounded time."""
     left = MAX_FRAME
     try:
         async with asyncio.timeout(DRAIN_SECONDS):

@@ -109,7 +109,8 @@ def insert_new(database: Database, model: type[Base]) -> Any:
 def _sqlite_pragmas(connection: Any, _record: Any) -> None:
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")  # readers never wait for the poller's writes
-    cursor.execute("PRAGMA synchronous=NORMAL")  # durable against a process crash, which is what WAL gives cheaply
+    cursor.execute("PRAGMA synchronous=FULL")  # what the ledger said it stored must outlive a power cut
+    cursor.execute("PRAGMA secure_delete=ON")  # a deleted opening or snapshot is overwritten, not only unlinked
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.execute(f"PRAGMA busy_timeout={SQLITE_BUSY_MS}")
     cursor.close()

@@ -7,10 +7,34 @@ nothing there and would cost a core per request.
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, LargeBinary, MetaData, String, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-__all__ = ["ApiKey", "Base", "Endpoint", "Node", "NodeReport", "OperatorToken", "UsageRecord"]
+__all__ = [
+    "ApiKey",
+    "Base",
+    "Endpoint",
+    "LedgerEntry",
+    "LedgerLog",
+    "LedgerSnapshot",
+    "LedgerTile",
+    "LedgerToken",
+    "Node",
+    "NodeReport",
+    "OperatorToken",
+    "UsageRecord",
+]
 
 # Fixed names, so that a migration can drop a constraint on either database.
 _NAMING = {
@@ -125,3 +149,88 @@ class OperatorToken(Base):
     token_sha256: Mapped[bytes] = mapped_column(LargeBinary(32), unique=True)
     label: Mapped[str] = mapped_column(String(200))
     created_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class LedgerLog(Base):
+    """A transparency log that TKS writes and this platform only keeps (KEYS §3): it cannot add to it unnoticed."""
+
+    __tablename__ = "ledger_logs"
+
+    id: Mapped[int] = mapped_column(_Serial, primary_key=True, autoincrement=True)
+    name: Mapped[str] = mapped_column(String(80), unique=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    # The newest checkpoint as TKS sent it, b"" before the first; the three facts beside it are read out of it.
+    checkpoint: Mapped[bytes] = mapped_column(LargeBinary)
+    checkpoint_origin: Mapped[str] = mapped_column(String(512))
+    checkpoint_size: Mapped[int] = mapped_column(BigInteger)
+    checkpoint_root: Mapped[bytes] = mapped_column(LargeBinary(32))
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    updated_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class LedgerEntry(Base):
+    """One leaf with what belongs to it. `opening` may be deleted later; `private` is sealed by TKS.
+
+    `op` … `decision` are copied out of the leaf so that a list can be narrowed; no proof covers the copies.
+    """
+
+    __tablename__ = "ledger_entries"
+    __table_args__ = (
+        Index(None, "log", "op", "position"),
+        Index(None, "log", "ring", "position"),
+        Index(None, "log", "key", "position"),
+        Index(None, "log", "decision", "position"),
+    )
+
+    log: Mapped[int] = mapped_column(_Serial, ForeignKey("ledger_logs.id"), primary_key=True, autoincrement=False)
+    position: Mapped[int] = mapped_column(_Serial, primary_key=True, autoincrement=False)
+    leaf_hash: Mapped[bytes] = mapped_column(LargeBinary(32))
+    leaf: Mapped[bytes] = mapped_column(LargeBinary)
+    opening: Mapped[str | None] = mapped_column(Text)
+    private: Mapped[bytes] = mapped_column(LargeBinary)
+    weight: Mapped[int] = mapped_column(Integer)  # bytes of leaf, opening and private: what a page is bounded by
+    op: Mapped[str] = mapped_column(String(64))
+    ring: Mapped[str] = mapped_column(String(128))
+    key: Mapped[str] = mapped_column(String(128))
+    decision: Mapped[str] = mapped_column(String(16))
+
+
+class LedgerTile(Base):
+    """A full tile: 256 hashes of one level (C2SP tlog-tiles) and the hash of the subtree they span.
+
+    A row is written once, when its 256th hash is known, and never again. Partial tiles are put together from the
+    entries or from the `root` of the tiles below.
+    """
+
+    __tablename__ = "ledger_tiles"
+
+    log: Mapped[int] = mapped_column(_Serial, ForeignKey("ledger_logs.id"), primary_key=True, autoincrement=False)
+    level: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    position: Mapped[int] = mapped_column(_Serial, primary_key=True, autoincrement=False)
+    hashes: Mapped[bytes] = mapped_column(LargeBinary)
+    root: Mapped[bytes] = mapped_column(LargeBinary(32))
+
+
+class LedgerSnapshot(Base):
+    """A sealed snapshot of TKS state, which only saves it time: TKS holds it against the log before use."""
+
+    __tablename__ = "ledger_snapshots"
+
+    log: Mapped[int] = mapped_column(_Serial, ForeignKey("ledger_logs.id"), primary_key=True, autoincrement=False)
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    data: Mapped[bytes] = mapped_column(LargeBinary)
+    updated_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class LedgerToken(Base):
+    """A bearer token of the ledger: `writer` (TKS) or `audit` (reads one log); only its SHA-256 is kept."""
+
+    __tablename__ = "ledger_tokens"
+
+    id: Mapped[int] = mapped_column(_Serial, primary_key=True, autoincrement=True)
+    token_sha256: Mapped[bytes] = mapped_column(LargeBinary(32), unique=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    log: Mapped[str] = mapped_column(String(80))  # "*" for every log; a log may be named before it exists
+    label: Mapped[str] = mapped_column(String(200))
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    revoked_at: Mapped[int | None] = mapped_column(BigInteger)
