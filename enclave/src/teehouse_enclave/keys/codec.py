@@ -26,6 +26,7 @@ __all__ = [
     "MAX_STATE",
     "decode_state",
     "encode_state",
+    "key_json",
     "labels_json",
     "pool_json",
     "read_key",
@@ -33,6 +34,7 @@ __all__ = [
     "read_pool",
     "read_ring",
     "read_version",
+    "ring_json",
     "version_json",
 ]
 
@@ -124,7 +126,7 @@ def read_key(value: Any) -> Key:
         created_at=item.integer("created_at", 0, MAX_INTEGER),
         policy=item.octets("policy"),
         labels=read_labels(item),
-        versions=tuple(read_version(version) for version in item.items("versions", 1, _PLENTY)),
+        versions=tuple(read_version(version) for version in item.items("versions", 0, _PLENTY)),
     )
     item.done()
     return key

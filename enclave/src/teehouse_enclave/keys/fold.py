@@ -32,9 +32,10 @@ from teehouse_enclave.keys.model import (
     frozen,
 )
 
-__all__ = ["MAX_DELTA", "CommandMark", "build_delta", "fold", "fold_all"]
+__all__ = ["KEPT_DESTROYED", "MAX_DELTA", "CommandMark", "build_delta", "fold", "fold_all"]
 
 DELTA_VERSION: Final = "tks-delta/1"
+KEPT_DESTROYED: Final = 32  # destroyed versions that a key remembers; enough to repeat every deletion of a crash
 MAX_DELTA: Final = 256 * 1024  # bytes; the largest holds a policy and an RSA key
 
 
@@ -154,7 +155,7 @@ def _new_ring(state: State, body: Fields) -> State:
 
 def _new_key(state: State, body: Fields) -> State:
     ring, key = _ring(state, body.text("ring")), read_key(body.take("key", dict))
-    if key.id in ring.keys or key.usage != ring.usage or [v.number for v in key.versions] != [1]:
+    if key.id in ring.keys or key.usage != ring.usage or [v.number for v in key.versions] not in ([], [1]):
         raise _misfit("a key begins twice, or not as one")
     return _with_key(state, ring, key)
 
@@ -164,10 +165,10 @@ def _new_version(state: State, body: Fields) -> State:
     ring, key = _key(state, body.text("ring"), body.text("key"))
     version = read_version(body.take("version", dict))
     ends, policy = body.integer("previous_opens_until", 0, MAX_INTEGER), body.octets("policy")
-    if version.number != key.current.number + 1 or key.state != ACTIVE:
-        raise _misfit("a version follows no other, or its key is not active")
-    before = dataclasses.replace(key.current, opens_until=ends)
-    versions = (*key.versions[:-1], before, version)
+    if version.number != key.newest + 1 or key.state not in (ACTIVE, DISABLED):
+        raise _misfit("a version follows no other, or its key is at its end")
+    before = [dataclasses.replace(v, opens_until=ends) for v in key.versions[-1:]]
+    versions = (*key.versions[:-1], *before, version)
     return _with_key(state, ring, dataclasses.replace(key, versions=versions, policy=policy or key.policy))
 
 
@@ -205,14 +206,16 @@ def _key_state(state: State, body: Fields) -> State:
 def _destroyed(state: State, body: Fields) -> State:
     """The bytes of these versions end; when none is left, the key has ended too."""
     ring, key = _key(state, body.text("ring"), body.text("key"))
-    numbers = body.items("versions", 1, 1 << 20)
+    numbers = body.items("versions", 0, 1 << 20)
     living = {version.number for version in key.versions if not version.destroyed}
     if any(type(number) is not int for number in numbers) or not set(numbers) <= living:
         raise _misfit("a version ends that does not live")
-    versions = tuple(_ended(v) if v.number in numbers else v for v in key.versions)
+    versions = _forget_old(tuple(_ended(v) if v.number in numbers else v for v in key.versions))
     ended = all(version.destroyed for version in versions)
     if ended and key.state != SCHEDULED:
         raise _misfit("a key ends that was not scheduled")
+    if not numbers and not ended:
+        raise _misfit("nothing ends")
     changed = dataclasses.replace(key, versions=versions)
     if ended:
         changed = dataclasses.replace(changed, state=DESTROYED, destroy_at=0)
@@ -220,7 +223,13 @@ def _destroyed(state: State, body: Fields) -> State:
 
 
 def _ended(version: Version) -> Version:
-    return dataclasses.replace(version, wrapped=b"", destroyed=True)
+    return dataclasses.replace(version, wrapped=b"", public=b"", destroyed=True)
+
+
+def _forget_old(versions: tuple[Version, ...]) -> tuple[Version, ...]:
+    """Without the oldest of many destroyed ones: the log tells of them, and a pool makes a hundred a day."""
+    gone = [version.number for version in versions if version.destroyed]
+    return tuple(version for version in versions if version.number not in gone[:-KEPT_DESTROYED])
 
 
 def _pool(state: State, body: Fields) -> State:

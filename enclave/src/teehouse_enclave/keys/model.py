@@ -107,7 +107,10 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key with all its versions, oldest first. `policy` is canonical JSON (`policy.ReleasePolicy`)."""
+    """One key with its versions, oldest first; none as long as an announced import has not come.
+
+    `policy` is canonical JSON (`policy.ReleasePolicy`).
+    """
 
     id: str
     algorithm: str
@@ -126,9 +129,14 @@ class Key:
         return hashlib.sha256(self.policy).hexdigest()
 
     @property
-    def current(self) -> Version:
+    def current(self) -> Version | None:
         """The newest version: the one to seal under."""
-        return self.versions[-1]
+        return self.versions[-1] if self.versions else None
+
+    @property
+    def newest(self) -> int:
+        """Number of the newest version, 0 when there is none."""
+        return self.versions[-1].number if self.versions else 0
 
     def version(self, number: int) -> Version | None:
         """That version; 0 is the newest."""
@@ -193,7 +201,7 @@ class State:
         found = self.rings.get(ring)
         return None if found is None else found.keys.get(key)
 
-    def keys(self) -> Iterator[tuple[Ring, Key]]:
+    def all_keys(self) -> Iterator[tuple[Ring, Key]]:
         """Every key with its ring."""
         for ring in self.rings.values():
             for key in ring.keys.values():
@@ -201,14 +209,14 @@ class State:
 
     def destroyed_slots(self) -> list[str]:
         """Slots that must be gone: what a start deletes again, in case a crash came between entry and deletion."""
-        return [v.slot for _, key in self.keys() for v in key.versions if v.destroyed]
+        return [v.slot for _, key in self.all_keys() for v in key.versions if v.destroyed]
 
 
 @dataclass(frozen=True, slots=True)
 class EntryDraft:
     """What a change says in the audit log, before the log writer adds tenant, time, id, salt and commitments.
 
-    `actor` names persons or accounts in clear: only its commitment goes into the leaf.
+    `actors` names persons or accounts in clear, for the entry's `Opening`: the leaf holds its commitment only.
     """
 
     op: str
@@ -216,7 +224,7 @@ class EntryDraft:
     ring: str = ""
     key: str = ""
     version: str = ""
-    actor: str = ""
+    actors: tuple[str, ...] = ()
     policy_sha256: str = ""
     evidence_sha256: str = ""
     keyset_sha256: str = ""
@@ -236,7 +244,6 @@ class Change:
 
     entry: EntryDraft
     delta: bytes | None  # canonical bytes for `fold`; None when the state stays as it is
-    opening: Mapping[str, Any]  # names of persons, and the signed command itself as proof of who asked
     slots: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     shred: tuple[str, ...] = field(default=(), repr=False)
     result: Mapping[str, Any] = field(default_factory=dict, repr=False)
