@@ -159,10 +159,12 @@ def build_bundle(
     event_log: bytes | None = None,
     aux: Mapping[str, str] | None = None,
     devices: Sequence[Mapping[str, str]] = (),
+    ledger: Mapping[str, bytes] | None = None,
 ) -> bytes:
     """Write the bundle of a node. `keyset` is its canonical encoding, embedded unchanged in meaning.
 
-    `devices` are members as `device_entry` makes them, in the order that the devices digest has.
+    `devices` are members as `device_entry` makes them, in the order that the devices digest has. `ledger` are further
+    members of the challenge: `cosigned_checkpoint`, `keyset_inclusion`.
 
     Checks little: whoever reads it parses it. Raises `LocalError` when `keyset` is not JSON.
     """
@@ -179,7 +181,11 @@ def build_bundle(
         "endpoint": endpoint,
         "node": node,
         "keyset": document,
-        "challenge": {"kind": challenge_kind, "value": b64_text(challenge_value)},
+        "challenge": {
+            "kind": challenge_kind,
+            "value": b64_text(challenge_value),
+            **{name: b64_text(value) for name, value in (ledger or {}).items()},
+        },
         "platform": platform,
         "devices": [dict(device) for device in devices],
         "workload_log": [dict(entry) for entry in workload_log],

@@ -25,6 +25,7 @@ from teehouse_enclave.node.config import Limits
 from teehouse_enclave.node.evidence import EvidenceMaker
 from teehouse_enclave.node.exchange import Exchange, Room
 from teehouse_enclave.node.log import log_event
+from teehouse_enclave.node.pool import PoolKeys
 
 __all__ = ["NodeApp"]
 
@@ -39,11 +40,14 @@ _BODY_TIMEOUT = 60.0  # seconds a caller may take to send its request
 class NodeApp:
     """One node's doors. `draining` refuses new requests while those under way end."""
 
-    def __init__(self, room: Room, evidence: EvidenceMaker, limits: Limits, *, boot: str) -> None:
+    def __init__(
+        self, room: Room, evidence: EvidenceMaker, limits: Limits, *, boot: str, pool: PoolKeys | None = None
+    ) -> None:
         self._room = room
         self._evidence = evidence
         self._limits = limits
         self._boot = boot
+        self._pool = pool
         self._seen = SeenSet(limits.seen_capacity)
         self._inflight = 0
         self._counts: dict[str, int] = {}
@@ -108,6 +112,9 @@ class NodeApp:
         lines += [f'teehouse_node_requests_total{{code="{code}"}} {n}' for code, n in sorted(self._counts.items())]
         lines += ["# TYPE teehouse_node_active gauge", f"teehouse_node_active {self.active}"]
         lines += ["# TYPE teehouse_node_replay_entries gauge", f"teehouse_node_replay_entries {len(self._seen)}"]
+        if self._pool is not None:
+            lines += ["# TYPE teehouse_node_pool_held gauge", f"teehouse_node_pool_held {int(self._pool.held)}"]
+            lines += ["# TYPE teehouse_node_pool_failures gauge", f"teehouse_node_pool_failures {self._pool.failures}"]
         return ("\n".join(lines) + "\n").encode("ascii")
 
     def _count(self, code: str) -> None:

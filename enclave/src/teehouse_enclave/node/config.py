@@ -4,17 +4,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from teehouse_core.appraise.policy import Policy
 from teehouse_core.errors import LocalError
 from teehouse_core.wire.canonical import encode
 from teehouse_core.wire.fields import ENDPOINT, HEX64
 from teehouse_enclave.engine.spec import EngineSpec
 from teehouse_enclave.platform.detect import PLATFORMS
 
-__all__ = ["Limits", "NodeConfig"]
+__all__ = ["KeyServiceConfig", "LedgerConfig", "Limits", "NodeConfig", "PoolConfig"]
 
 # Where things lie on this host, and secrets: they say nothing about what the node does with a prompt.
 _UNMEASURED_ENGINE = frozenset({"path", "mmproj", "url", "api_key", "threads", "start_timeout"})
@@ -48,6 +50,68 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyServiceConfig:
+    """Where the key service is, and what its evidence must satisfy. Only the policy is measured, so only it counts."""
+
+    url: str
+    policy: Policy
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, Any]) -> KeyServiceConfig:
+        if unknown := set(raw) - {"url", "policy"}:
+            raise LocalError(f"unknown setting key_service.{sorted(unknown)[0]!r}", code="config-unknown")
+        given = raw.get("policy")
+        if not isinstance(given, dict):
+            raise LocalError(
+                "key_service.policy is missing",
+                code="key-service-policy",
+                hint="a key service that only its address names is not believed; write what its evidence must satisfy",
+            )
+        policy = Policy.load(json.dumps(given), "json")
+        if policy.roles != ("key-service",):
+            raise LocalError("key_service.policy accepts the role key-service and no other", code="config-value")
+        return cls(_url(raw, "key_service.url"), policy)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolConfig:
+    """Which pool this node serves in: the tenant, ring and key that its keysets must name."""
+
+    tenant: str
+    ring: str
+    key: str
+    poll_s: int = 5  # seconds between looks for a new pool keyset; not measured, it hides nothing
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, Any]) -> PoolConfig:
+        if unknown := set(raw) - {"tenant", "ring", "key", "poll_s"}:
+            raise LocalError(f"unknown setting pool.{sorted(unknown)[0]!r}", code="config-unknown")
+        poll = raw.get("poll_s", 5)
+        if type(poll) is not int or not 1 <= poll <= 60:
+            raise LocalError("pool.poll_s is a number of seconds from 1 to 60", code="config-value")
+        return cls(_text(raw, "tenant"), _text(raw, "ring"), _text(raw, "key"), poll)
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerConfig:
+    """The public ledger that cacheable evidence is made over. Nothing here is believed: the client checks it all."""
+
+    url: str  # base of the ledger's HTTP surface, without /ledger/v1
+    log: str = "public"
+    every_s: int = 300  # seconds between two pieces of evidence; PROTOCOL §2: at least every 10 minutes
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, Any]) -> LedgerConfig:
+        if unknown := set(raw) - {"url", "log", "every_s"}:
+            raise LocalError(f"unknown setting ledger.{sorted(unknown)[0]!r}", code="config-unknown")
+        every = raw.get("every_s", 300)
+        if type(every) is not int or not 1 <= every <= 600:
+            raise LocalError("ledger.every_s is a number of seconds from 1 to 600", code="config-value")
+        log = _text(raw, "log") if "log" in raw else "public"
+        return cls(_url(raw, "ledger.url"), log, every)
+
+
+@dataclass(frozen=True, slots=True)
 class NodeConfig:
     """One node's configuration. `image_sha256` is what the deployer says was booted; a real platform measures it.
 
@@ -69,11 +133,15 @@ class NodeConfig:
     port: int
     ready_file: str | None
     limits: Limits
+    key_service: KeyServiceConfig | None = None
+    pool: PoolConfig | None = None
+    ledger: LedgerConfig | None = None
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any]) -> NodeConfig:
         """Check a dictionary. Raises LocalError `config-*`, naming the member."""
         known = {"endpoint", "node", "release", "image_sha256", "engine", "platform", "listen", "ready_file", "limits"}
+        known |= {"key_service", "pool", "ledger"}
         if unknown := set(raw) - known:
             raise LocalError(f"unknown setting {sorted(unknown)[0]!r}", code="config-unknown")
         platform = _mapping(raw, "platform", {"type": "simulated"})
@@ -97,6 +165,10 @@ class NodeConfig:
         if type(port) is not int or not 0 <= port <= 65535:
             raise LocalError("listen.port is no port", code="config-value")
         ready_file = raw.get("ready_file")
+        service = KeyServiceConfig.parse(_mapping(raw, "key_service", {})) if "key_service" in raw else None
+        pool = PoolConfig.parse(_mapping(raw, "pool", {})) if "pool" in raw else None
+        if pool is not None and service is None:
+            raise LocalError("a pool needs a key service", code="key-service-policy", hint="write key_service too")
         return cls(
             endpoint=endpoint,
             node=_text(raw, "node"),
@@ -112,6 +184,9 @@ class NodeConfig:
             port=port,
             ready_file=str(ready_file) if ready_file is not None else None,
             limits=Limits.parse(_mapping(raw, "limits", {})),
+            key_service=service,
+            pool=pool,
+            ledger=LedgerConfig.parse(_mapping(raw, "ledger", {})) if "ledger" in raw else None,
         )
 
     def measured(self) -> bytes:
@@ -123,7 +198,12 @@ class NodeConfig:
         }
         engine["mmproj"] = self.engine.mmproj is not None
         limits = {one.name: getattr(self.limits, one.name) for one in fields(Limits)}
-        return encode({"v": "node-config/1", "platform": self.platform, "engine": engine, "limits": limits})
+        document = {"v": "node-config/1", "platform": self.platform, "engine": engine, "limits": limits}
+        if self.key_service is not None:
+            document["key_service"] = {"policy_sha256": self.key_service.policy.digest}
+        if self.pool is not None:
+            document["pool"] = {"tenant": self.pool.tenant, "ring": self.pool.ring, "key": self.pool.key}
+        return encode(document)
 
     @property
     def config_sha256(self) -> str:
@@ -143,6 +223,13 @@ def _text(raw: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= 256 or not value.isascii() or not value.isprintable():
         raise LocalError(f"{name} is missing or has the wrong form", code="config-value")
     return value
+
+
+def _url(raw: Mapping[str, Any], name: str) -> str:
+    value = raw.get(name.rpartition(".")[2])
+    if not isinstance(value, str) or not value.startswith(("http://", "https://")) or len(value) > 2048:
+        raise LocalError(f"{name} is no http address", code="config-value")
+    return value.rstrip("/")
 
 
 def _path(raw: Mapping[str, Any], name: str) -> str | None:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from teehouse_core.errors import OperatorError
 from teehouse_core.evidence.bundle import build_bundle
 from teehouse_core.wire.binding import INTERACTIVE, challenge, device_nonce, devices_digest, report_data
@@ -41,11 +43,27 @@ class EvidenceMaker:
         self._devices = devices
         self._rate = Rate(per_second)
 
-    def bundle(self, keyset: Keyset, value: bytes, monotonic: float) -> bytes:
-        """Bundle bytes over `keyset` for the caller's 32 random bytes. Raises OperatorError (over-limit)."""
-        if not self._rate.take(monotonic):
+    @property
+    def platform_type(self) -> str:
+        return self._platform.type
+
+    def bundle(
+        self,
+        keyset: Keyset,
+        value: bytes,
+        monotonic: float,
+        *,
+        kind: int = INTERACTIVE,
+        ledger: Mapping[str, bytes] | None = None,
+    ) -> bytes:
+        """Bundle bytes over `keyset` for a challenge: the caller's 32 random bytes, or what this node asks itself.
+
+        Only a caller's challenges count for the rate. `ledger` are further members of the challenge: the cosigned
+        checkpoint, the keyset's proof. Raises OperatorError (over-limit).
+        """
+        if kind == INTERACTIVE and not self._rate.take(monotonic):
             raise OperatorError("too many challenges", code="over-limit", wire_code="over-limit")
-        asked = challenge(INTERACTIVE, value)
+        asked = challenge(kind, value)
         nonce = device_nonce(keyset.digest, asked)
         devices = self._devices.collect(nonce) if self._devices is not None else []
         data = report_data(keyset.digest, devices_digest([device[:3] for device in devices]), asked)
@@ -54,7 +72,7 @@ class EvidenceMaker:
             endpoint=keyset.endpoint,
             node=keyset.node,
             keyset=keyset.raw,
-            challenge_kind=INTERACTIVE,
+            challenge_kind=kind,
             challenge_value=value,
             platform_type=self._platform.type,
             report=evidence.report,
@@ -63,4 +81,5 @@ class EvidenceMaker:
             event_log=evidence.event_log,
             aux=evidence.aux,
             devices=[device[3] for device in devices],
+            ledger=ledger,
         )

@@ -60,6 +60,11 @@ class NodeKeys:
         self._publish(now)
 
     @property
+    def sign_key(self) -> SignKey:
+        """The public half of the key that signs receipts and usage records."""
+        return self._sign_key
+
+    @property
     def sign_kid(self) -> str:
         return self._sign_key.kid
 

@@ -31,6 +31,8 @@ from teehouse_enclave.node.evidence import EvidenceMaker
 from teehouse_enclave.node.exchange import Room
 from teehouse_enclave.node.keys import Identity, NodeKeys
 from teehouse_enclave.node.log import log_event
+from teehouse_enclave.node.pool import PoolKeys
+from teehouse_enclave.node.release import KeyServiceClient, outbound_client
 from teehouse_enclave.node.usage import UsageRing
 from teehouse_enclave.platform.base import Platform, measure_workload
 from teehouse_enclave.platform.detect import PLATFORMS, make_platform
@@ -130,7 +132,16 @@ async def _serve(config: NodeConfig) -> None:
     keys = NodeKeys(identity, config.limits, now())
     boot = secrets.token_hex(16)
     room = Room(engine, info.model, keys, UsageRing(boot), now)
-    app = NodeApp(room, EvidenceMaker(platform, config.limits.evidence_per_second, devices), config.limits, boot=boot)
+    evidence = EvidenceMaker(platform, config.limits.evidence_per_second, devices)
+    http = outbound_client()
+    tasks = [asyncio.create_task(_rotate(keys, clock))]
+    pool: PoolKeys | None = None
+    if config.key_service is not None:
+        client = KeyServiceClient(http, config.key_service, evidence, identity, keys.sign_key, now)
+        if config.pool is not None:
+            pool = PoolKeys(client, config.pool, keys.ring, config.endpoint, keys.sign_key, now)
+            tasks.append(asyncio.create_task(pool.run()))
+    app = NodeApp(room, evidence, config.limits, boot=boot, pool=pool)
     server = _Server(
         uvicorn.Config(
             app,
@@ -148,11 +159,12 @@ async def _serve(config: NodeConfig) -> None:
         app,
         config,
     )
-    rotation = asyncio.create_task(_rotate(keys, clock))
     try:
         await server.serve()
     finally:
-        rotation.cancel()
+        for task in tasks:
+            task.cancel()
+        await http.aclose()
         await engine.close()
         platform.close()
         log_event("stopped")
