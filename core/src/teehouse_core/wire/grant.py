@@ -20,7 +20,6 @@ from teehouse_core.wire.labels import L
 __all__ = [
     "CHALLENGE_LIFE",
     "CHALLENGE_SIZE",
-    "GRANT_LIFE",
     "MAX_ANSWER",
     "MAX_GRANT",
     "MAX_RELEASE",
@@ -38,7 +37,6 @@ __all__ = [
 
 CHALLENGE_SIZE: Final = 32  # bytes that the key service draws for one release
 CHALLENGE_LIFE: Final = 60  # seconds in which they may be used, once (KEYS §2)
-GRANT_LIFE: Final = 300  # seconds after which nobody takes a grant any more; a node opens it at once
 MAX_REQUEST: Final = 4096  # bytes of a release request
 MAX_GRANT: Final = 4096  # bytes of a grant
 MAX_RELEASE: Final = 4 * 1024 * 1024  # bytes of request and bundle together; a machine with 8 GPUs has about 1 MiB

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from teehouse_core.seal.suite import SealingKey, generate_key
+from teehouse_core.seal.suite import SealingKey, generate_key, hpke_open
 from teehouse_core.wire.keyset import Capabilities, HpkeKey, Keyset, Model, SignKey, Software, build_keyset, key_id
 from teehouse_core.wire.suites import DEFAULT_SUITE
 
@@ -76,12 +76,16 @@ class ServiceKeys:
         found = (one.keyset for one in self._published if one.keyset.sha256 == keyset_sha256 and now < one.ends)
         return next(found, None)
 
-    def opener(self, keyset_sha256: str, now: int) -> tuple[SealingKey, ...]:
-        """The private HPKE keys that this keyset published, none when it is unknown or over."""
+    def open(self, kid: str, info: bytes, sealed: bytes, now: int) -> bytes | None:
+        """Open what was sealed to the HPKE key `kid` of a living keyset; None when there is no such key.
+
+        Raises MalformedError (`envelope`).
+        """
         for one in self._published:
-            if one.keyset.sha256 == keyset_sha256 and now < one.ends:
-                return one.keys
-        return ()
+            for key in one.keys:
+                if now < one.ends and key_id(key.suite, key.pk) == kid:
+                    return hpke_open(key, info, sealed)
+        return None
 
     def tick(self, now: int, announce: Callable[[Keyset], None] | None = None) -> bool:
         """Rotate when due, forget what is over; True when a new keyset appeared."""
