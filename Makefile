@@ -16,9 +16,10 @@ SECONDS ?= 60
 #   ip        tests: the run without a network (a namespace with loopback only)
 #   swtpm     tests: the tier `vtpm` against a real software TPM; tpm2_create makes the keys of its fake Azure machine
 #   qemu…     tests: a boot of real firmware (OVMF, a file and no program) that measures itself into swtpm
-# Planned, added by the work that first starts them: postgres:postgresql, softhsm2-util:softhsm2, chromium:chromium.
+#   postgres  tests: the cloud's store and ledger, on a server of the tests' own beside SQLite
+# Planned, added by the work that first starts them: softhsm2-util:softhsm2, chromium:chromium.
 TEST_PROGRAMS := nginx:nginx ip:iproute2 swtpm:swtpm tpm2_create:tpm2-tools \
-  qemu-system-x86_64:qemu-system-x86 /usr/share/OVMF/OVMF_CODE_4M.fd:ovmf
+  qemu-system-x86_64:qemu-system-x86 /usr/share/OVMF/OVMF_CODE_4M.fd:ovmf postgres:postgresql
 
 .PHONY: help
 help: ## Show this list

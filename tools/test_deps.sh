@@ -8,7 +8,8 @@ missing_programs=() packages=()
 for pair in "$@"; do
   program="${pair%%:*}"
   if [ "${program#/}" != "$program" ] && [ -e "$program" ]; then continue; fi
-  if ! PATH="$PATH:/usr/sbin:/sbin" command -v "$program" >/dev/null; then
+  # (Debian keeps the programs of a PostgreSQL server off PATH, in a folder for each version)
+  if ! PATH="$PATH:/usr/sbin:/sbin$(printf ':%s' /usr/lib/postgresql/*/bin)" command -v "$program" >/dev/null; then
     missing_programs+=("$program")
     packages+=("${pair##*:}")
   fi

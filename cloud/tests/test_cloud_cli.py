@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from postgres_support import on_both_databases
 
+from teehouse_cloud.ledger.entries import NewEntry, append
 from teehouse_cloud.main import main
 from teehouse_cloud.settings import Settings
 from teehouse_cloud.store.database import Database
@@ -53,6 +55,34 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["node", "list", *db]) == 0
     assert "id=n1" in capsys.readouterr().out
     assert run(capsys, "node", "delete", "n1", *db) == {"deleted": "n1"}
+
+
+@on_both_databases
+def test_ledger_commands(db_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    db = ("--db", db_url)
+    writer = run(capsys, "ledger", "token", "--writer", "--label", "tks", *db)
+    assert (writer["kind"], writer["log"], writer["token"][:6]) == ("writer", "*", "th-lw-")
+    audit = run(capsys, "ledger", "token", "--log", "tenant-a", *db)
+    assert (audit["kind"], audit["log"], audit["token"][:6]) == ("audit", "tenant-a", "th-la-")
+    listed = run(capsys, "ledger", "tokens", *db)["tokens"]
+    assert [row["id"] for row in listed] == [writer["id"], audit["id"]]
+    assert audit["token"] not in json.dumps(listed)
+    assert run(capsys, "ledger", "revoke", str(audit["id"]), *db)["revoked_at"]
+    assert run(capsys, "ledger", "logs", *db) == {"logs": []}
+
+    async def fill() -> None:
+        database = Database(db_url)
+        await append(database, "tenant-a", 0, [NewEntry(b"{}", '{"names":["A"]}', b"")], 1)
+        await database.close()
+
+    asyncio.run(fill())
+    assert [(row["name"], row["size"]) for row in run(capsys, "ledger", "logs", *db)["logs"]] == [("tenant-a", 1)]
+    assert run(capsys, "ledger", "forget", "tenant-a", "0", *db) == {"log": "tenant-a", "index": 0}
+    assert main(["ledger", "forget", "tenant-a", "1", *db]) == 1
+    assert main(["ledger", "token", *db]) == 2
+    assert main(["ledger", "token", "--log", "nonsense", *db]) == 2
+    assert main(["ledger", "token", "--log", "*", *db]) == 2
+    assert main(["ledger", "revoke", "x", *db]) == 2
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ async def read_bundle(database: Database, log: str, index: int, width: int) -> b
     return format_bundle(leaves)
 
 
-async def _log(session: AsyncSession, log: str) -> Row[tuple[int, int]]:
+async def _log(session: AsyncSession, log: str) -> Row[int, int]:
     row = (await session.execute(select(LedgerLog.id, LedgerLog.size).where(LedgerLog.name == log))).one_or_none()
     if row is None:
         raise NotFoundError("there is no such log", code="log-unknown")
