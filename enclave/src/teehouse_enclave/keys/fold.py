@@ -22,6 +22,8 @@ from teehouse_enclave.keys.codec import read_key, read_labels, read_pool, read_r
 from teehouse_enclave.keys.errors import StorageError
 from teehouse_enclave.keys.model import (
     ACTIVE,
+    ALGORITHMS,
+    COMPAT,
     DESTROYED,
     DISABLED,
     SCHEDULED,
@@ -165,11 +167,16 @@ def _new_version(state: State, body: Fields) -> State:
     ring, key = _key(state, body.text("ring"), body.text("key"))
     version = read_version(body.take("version", dict))
     ends, policy = body.integer("previous_opens_until", 0, MAX_INTEGER), body.octets("policy")
+    # Existing clients announce an import before they show it, and have no word for an RSA key: the first version tells.
+    algorithm = body.one_of("algorithm", *ALGORITHMS) if body.has("algorithm") else key.algorithm
+    if algorithm != key.algorithm and (key.versions or ring.usage != COMPAT):
+        raise _misfit("a key changes its algorithm")
     if version.number != key.newest + 1 or key.state not in (ACTIVE, DISABLED):
         raise _misfit("a version follows no other, or its key is at its end")
     before = [dataclasses.replace(v, opens_until=ends) for v in key.versions[-1:]]
     versions = (*key.versions[:-1], *before, version)
-    return _with_key(state, ring, dataclasses.replace(key, versions=versions, policy=policy or key.policy))
+    changed = dataclasses.replace(key, algorithm=algorithm, versions=versions, policy=policy or key.policy)
+    return _with_key(state, ring, changed)
 
 
 def _policy(state: State, body: Fields) -> State:
