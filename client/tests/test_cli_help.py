@@ -27,6 +27,7 @@ from teehouse_core.errors import (
 COMMANDS = ["chat", "verify", "proxy", "demo", "up", "down", "status", "models", "version", "config show"]
 COMMANDS += ["report parse", "report verify", "report compare", "evidence verify", "evidence show"]
 COMMANDS += ["collateral fetch", "collateral import", "collateral show"]
+COMMANDS += ["model encrypt", "model decrypt", "model inspect", "model import"]
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ from teehouse.cli import (
     demo_command,
     evidence_commands,
     local_commands,
+    model_commands,
     models_command,
     proxy_command,
     report_commands,
@@ -66,3 +67,10 @@ app.add_typer(collateral, name="collateral", rich_help_panel=AUDIT)
 config = typer.Typer(help="Settings: where each value comes from.", no_args_is_help=True)
 config.command("show")(config_command.show)
 app.add_typer(config, name="config", rich_help_panel=LOOK)
+
+model = typer.Typer(help="Model weights: encrypted, so that only attested nodes open them.", no_args_is_help=True)
+model.command("encrypt")(model_commands.encrypt)
+model.command("decrypt")(model_commands.decrypt)
+model.command("inspect")(model_commands.inspect)
+model.command("import")(model_commands.import_)
+app.add_typer(model, name="model", rich_help_panel=USE)
