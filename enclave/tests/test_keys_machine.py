@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random commands against one tenant: a refused one changes nothing, the accepted ones replay to the same state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from keys_support import NOTHING_SEALED, House, good_policy, key_args, new_house, ring_args, rotate_args
+
+from teehouse_core.wire.canonical import b64u
+from teehouse_enclave.keys import commands
+from teehouse_enclave.keys.codec import decode_state, encode_state
+from teehouse_enclave.keys.errors import KeysError
+from teehouse_enclave.keys.fold import fold_all
+from teehouse_enclave.keys.model import DESTROYED, NO_END
+from teehouse_enclave.keys.policy import preset
+
+RINGS = ("r", "s")
+KEYS = ("k", "l")
+signers = st.sampled_from([(1, 2), (2, 3), (1,), (), (1, 9), (1, 1), (1, 2, 3)])
+POLICIES = ("", b64u(good_policy().raw), b64u(preset("strict", "other", "ep-1").raw), "AAAA")
+
+
+class Tenant(RuleBasedStateMachine):
+    house: House
+
+    @initialize()
+    def start(self) -> None:
+        self.house = new_house()
+        self.house.do("ring.create", ring_args("r"))
+
+    def attempt(self, op: str, args: dict[str, Any], **how: Any) -> None:
+        house = self.house
+        before, slots, deltas = house.state, dict(house.slots), len(house.deltas)
+        request = house.request(op, args, **how)
+        try:
+            house.commit(house.decide(request))
+        except KeysError:
+            assert house.state == before
+            assert house.slots == slots
+            assert len(house.deltas) == deltas
+            return
+        assert len(set(how["by"])) >= 2, "accepted with too few signatures"
+        assert len(house.deltas) == deltas + 1
+        with pytest.raises(KeysError) as caught:
+            house.decide(request)
+        assert caught.value.code == "replayed"
+
+    @rule(name=st.sampled_from(RINGS), usage=st.sampled_from(["data", "session", "compat"]), by=signers)
+    def ring(self, name: str, usage: str, by: tuple[int, ...]) -> None:
+        self.attempt("ring.create", ring_args(name, usage), by=by)
+
+    @rule(
+        ring=st.sampled_from(RINGS),
+        key=st.sampled_from(KEYS),
+        algorithm=st.sampled_from(["aes256", "aes128", "mlkem768x25519"]),
+        policy=st.sampled_from(POLICIES),
+        by=signers,
+    )
+    def create(self, ring: str, key: str, algorithm: str, policy: str, by: tuple[int, ...]) -> None:
+        self.attempt("key.create", key_args(key, algorithm, policy=policy), ring=ring, by=by)
+
+    @rule(
+        ring=st.sampled_from(RINGS),
+        key=st.sampled_from(KEYS),
+        op=st.sampled_from(["key.disable", "key.enable", "key.destroy", "key.cancel-destroy"]),
+        by=signers,
+    )
+    def step(self, ring: str, key: str, op: str, by: tuple[int, ...]) -> None:
+        self.attempt(op, {"key": key}, ring=ring, by=by)
+
+    @rule(
+        ring=st.sampled_from(RINGS),
+        key=st.sampled_from(KEYS),
+        overlap=st.sampled_from([0, 1, 86400]),
+        keep=st.booleans(),
+        by=signers,
+    )
+    def rotate(self, ring: str, key: str, overlap: int, keep: bool, by: tuple[int, ...]) -> None:
+        self.attempt("key.rotate", rotate_args(key, overlap, keep=keep, **NOTHING_SEALED), ring=ring, by=by)
+
+    @rule(ring=st.sampled_from(RINGS), key=st.sampled_from(KEYS), policy=st.sampled_from(POLICIES), by=signers)
+    def policy(self, ring: str, key: str, policy: str, by: tuple[int, ...]) -> None:
+        self.attempt("key.policy", {"key": key, "policy": policy}, ring=ring, by=by)
+
+    @rule(seconds=st.sampled_from([1, 3600, 8 * 86400]))
+    def wait(self, seconds: int) -> None:
+        house = self.house
+        house.now += seconds
+        assert house.state is not None
+        for change in commands.due(house.state, house.now):
+            house.commit(change)
+        assert commands.due(house.state, house.now) == []
+
+    @invariant()
+    def replay_gives_the_state(self) -> None:
+        assert fold_all(self.house.deltas) == self.house.state
+
+    @invariant()
+    def a_snapshot_gives_the_state(self) -> None:
+        if self.house.state is not None:
+            assert decode_state(encode_state(self.house.state)) == self.house.state
+
+    @invariant()
+    def living_versions_open_and_dead_ones_are_gone(self) -> None:
+        state = self.house.state
+        if state is None:
+            return
+        living = set()
+        for ring, key in state.all_keys():
+            for version in key.versions:
+                if not version.destroyed:
+                    living.add(version.slot)
+                    assert len(self.house.secret(ring.id, key.id, version.number)) in (16, 32)
+                else:
+                    assert version.wrapped == b""
+            if key.state == DESTROYED:
+                assert all(version.destroyed for version in key.versions)
+            else:
+                assert key.current is not None
+                assert key.current.opens_until == NO_END
+        assert living == set(self.house.slots)
+
+
+Tenant.TestCase.settings = settings(
+    max_examples=60,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+TestTenant = Tenant.TestCase
