@@ -20,6 +20,8 @@ import make_evidence
 from kit import ENVELOPES, VECTORS, Vector
 from make_bodies import bodies
 from make_documents import documents
+from make_log import logs
+from make_log_entries import log_entries
 from make_requests import requests
 from make_responses import responses
 
@@ -38,7 +40,7 @@ def make() -> tuple[dict[str, str], list[str]]:
     """Every file's text by its path below `vectors`, and what is wrong."""
     files: dict[str, str] = {}
     wrong: list[str] = []
-    for maker in (documents, requests, bodies, responses):
+    for maker in (documents, requests, bodies, responses, logs, log_entries):
         for vector in maker():
             name = f"{vector.stage}/{vector.id}.json"
             if name in files:

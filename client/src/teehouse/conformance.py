@@ -3,7 +3,7 @@
 
 Other implementations of sealed/1 offer the same command, so one runner compares them (spec/README.md). Byte strings
 are base64url without padding, or `{"text": "…"}` for bytes that are UTF-8 text. Times are Unix seconds. The stages of
-evidence are `conformance_evidence`'s.
+evidence are `conformance_evidence`'s, those of logs `conformance_log`'s.
 
 Exit codes: 0 accept, 10 reject or malformed, 30 the input is not what the stage takes, 2 usage, 1 bug.
 Nothing here guards a secret: seeds and keys in vectors are public.
@@ -19,6 +19,7 @@ from typing import Any
 
 from teehouse.conformance_evidence import EVIDENCE_STAGES
 from teehouse.conformance_input import InputError, member, objects, take, take_all
+from teehouse.conformance_log import LOG_STAGES
 from teehouse_core.errors import MalformedError, TeehouseError
 from teehouse_core.seal.bhttp import decode_request
 from teehouse_core.seal.client import AnswerBody, AnswerEnd, AnswerHead, ResponseOpener, SealedRequest
@@ -224,6 +225,7 @@ STAGES: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "derive": _derive,
     "open-request": _open_request,
     "open-response": _open_response,
+    **LOG_STAGES,
 }
 
 
