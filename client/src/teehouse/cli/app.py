@@ -11,6 +11,8 @@ from teehouse.cli import (
     config_command,
     demo_command,
     evidence_commands,
+    keys_admin_commands,
+    keys_commands,
     local_commands,
     model_commands,
     models_command,
@@ -74,3 +76,41 @@ model.command("decrypt")(model_commands.decrypt)
 model.command("inspect")(model_commands.inspect)
 model.command("import")(model_commands.import_)
 app.add_typer(model, name="model", rich_help_panel=USE)
+
+KEYS = "Keys (the Trusted Key Service)"
+keys = typer.Typer(
+    help="Your keys in a key service: who commands them, and which evidence gets them.", no_args_is_help=True
+)
+keys.command("show")(keys_commands.show)
+keys.command("create")(keys_commands.create)
+keys.command("import")(keys_commands.import_)
+keys.command("rotate")(keys_commands.rotate)
+keys.command("disable")(keys_commands.disable)
+keys.command("enable")(keys_commands.enable)
+keys.command("destroy")(keys_commands.destroy)
+keys.command("cancel-destroy")(keys_commands.cancel_destroy)
+keys.command("export")(keys_commands.export)
+keys.command("approve")(keys_admin_commands.approve)
+keys.command("send")(keys_admin_commands.send)
+keys_admin = typer.Typer(help="Your own admin keys, files on this machine.", no_args_is_help=True)
+keys_admin.command("new")(keys_admin_commands.admin_new)
+keys_admin.command("show")(keys_admin_commands.admin_show)
+keys.add_typer(keys_admin, name="admin")
+keys_tenant = typer.Typer(help="A tenant and its admins.", no_args_is_help=True)
+keys_tenant.command("create")(keys_admin_commands.tenant_create)
+keys_tenant.command("admins")(keys_admin_commands.tenant_admins)
+keys.add_typer(keys_tenant, name="tenant")
+keys_ring = typer.Typer(help="Rings: keys of one usage under one set of admins.", no_args_is_help=True)
+keys_ring.command("create")(keys_admin_commands.ring_create)
+keys_ring.command("admins")(keys_admin_commands.ring_admins)
+keys.add_typer(keys_ring, name="ring")
+keys_policy = typer.Typer(help="Release policies: which evidence gets a key.", no_args_is_help=True)
+keys_policy.command("new")(keys_commands.policy_new)
+keys_policy.command("show")(keys_commands.policy_show)
+keys_policy.command("set")(keys_commands.policy_set)
+keys.add_typer(keys_policy, name="policy")
+keys_pool = typer.Typer(help="Pools: one session key for all nodes of an endpoint.", no_args_is_help=True)
+keys_pool.command("create")(keys_commands.pool_create)
+keys_pool.command("delete")(keys_commands.pool_delete)
+keys.add_typer(keys_pool, name="pool")
+app.add_typer(keys, name="keys", rich_help_panel=KEYS)
