@@ -15,12 +15,18 @@ import forge_nvidia
 import forge_snp
 import forge_tdx
 import forge_tpm
+import log_support
 import seal_support
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from teehouse_core.appraise.artifacts.dispatch import ARTIFACTS
 from teehouse_core.appraise.policy import Policy
 from teehouse_core.evidence.pack import Pack, build_pack
+from teehouse_core.log.entry import AuditEntry, Opening, PublicEntry
+from teehouse_core.log.merkle import Frontier, consistency_proof, inclusion_proof, leaf_hash
+from teehouse_core.log.proof import TlogProof
+from teehouse_core.log.tiles import entries_path, format_bundle, tile_path
+from teehouse_core.log.witness import AddCheckpoint, NewestStatement
 from teehouse_core.seal.bhttp import InnerRequest, encode_request
 from teehouse_core.wire import canonical
 from teehouse_core.wire.armor import armor
@@ -39,7 +45,7 @@ MAX_SEED: Final = 65536  # bytes; larger logs slow the fuzzer down more than the
 
 def forged() -> dict[str, list[bytes]]:
     """Seeds by target that nobody but this project made."""
-    return {**_wire(), **_intel(), **_amd(), **_nvidia(), **_tpm(), **_whole()}
+    return {**_wire(), **_logs(), **_intel(), **_amd(), **_nvidia(), **_tpm(), **_whole()}
 
 
 def _wire() -> dict[str, list[bytes]]:
@@ -79,6 +85,45 @@ def _wire() -> dict[str, list[bytes]]:
             bytes((n,)) + b"120     "[:7] + problem_body(c) for n, c in ((9, "expired"), (3, "malformed"))
         ],
         "seal-bhttp": [encode_request(inner).ljust(1024, b"\0")],
+    }
+
+
+def _logs() -> dict[str, list[bytes]]:
+    entries = [b"entry %d" % n for n in range(13)]
+    source, _ = log_support.nodes_of([leaf_hash(entry) for entry in entries])
+    note = log_support.signed(13, log_support.mth(entries), witnesses=["w1.example", "w2.example"])
+    policy = log_support.policy(2, w1="ada", w2="bob")
+    opening = Opening(bytes(32), ("Ada", "Bob"))
+    audit = AuditEntry(
+        time=1, op="release", id="ab" * 16, decision="refused", actor=opening.actor, failed_checks=("x",)
+    )
+    public = PublicEntry(time=1, kind="keyset", id="ab" * 16, sha256="cd" * 32, endpoint="ep-demo")
+    statement = NewestStatement(log_support.ORIGIN, 13, log_support.mth(entries), bytes(32), 1, note.to_bytes())
+    inclusion, consistency = inclusion_proof(source, 5, 13), consistency_proof(source, 6, 13)
+    old, new = log_support.mth(entries[:6]), log_support.mth(entries)
+    return {
+        "log-notes": [
+            note.to_bytes(),
+            note.text.encode(),
+            note.signatures[0].line().encode(),
+            policy.witnesses[0].vkey.text.encode(),
+            Frontier.empty().extend(leaf_hash(entry) for entry in entries).to_bytes(),
+            b"13\n",
+        ],
+        "log-documents": [
+            TlogProof(5, tuple(inclusion), note.to_bytes(), b"extra").to_bytes(),
+            AddCheckpoint(6, tuple(consistency), note).to_bytes(),
+            statement.to_bytes(),
+            audit.to_bytes(),
+            public.to_bytes(),
+            json.dumps(opening.to_json()).encode(),
+            json.dumps(policy.to_json()).encode(),
+        ],
+        "log-tiles": [format_bundle(entries), tile_path(1, 1234067, 17).encode(), entries_path(5).encode()],
+        "log-trees": [
+            struct.pack(">QQ", 5, 13) + b"".join([leaf_hash(entries[5]), new, *inclusion]),
+            struct.pack(">QQ", 6, 13) + b"".join([old, new, *consistency]),
+        ],
     }
 
 

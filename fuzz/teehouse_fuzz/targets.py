@@ -7,6 +7,8 @@ stream elsewhere changes nothing. A broken promise is an `AssertionError`, and s
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
@@ -42,6 +44,14 @@ from teehouse_core.evidence import (
 )
 from teehouse_core.evidence.bundle import Bundle
 from teehouse_core.evidence.fields import Field
+from teehouse_core.log import tiles
+from teehouse_core.log.checkpoint import Checkpoint
+from teehouse_core.log.entry import Opening, parse_leaf
+from teehouse_core.log.merkle import Frontier, verify_consistency, verify_inclusion
+from teehouse_core.log.note import Note, VerifierKey, parse_signatures
+from teehouse_core.log.proof import TlogProof
+from teehouse_core.log.quorum import WitnessPolicy
+from teehouse_core.log.witness import AddCheckpoint, NewestStatement, parse_size
 from teehouse_core.seal.bhttp import decode_request
 from teehouse_core.wire import canonical
 from teehouse_core.wire.armor import ArmorReader
@@ -172,6 +182,88 @@ def wire_problem(data: bytes) -> None:
 @target("seal-bhttp")
 def seal_bhttp(data: bytes) -> None:
     decode_request(data)
+
+
+# Logs
+
+
+def same_bytes(kind: Any, data: bytes) -> None:
+    if kind.parse(data).to_bytes() != data:
+        raise AssertionError(f"{kind.__name__} has two spellings")
+
+
+@target("log-notes")
+def log_notes(data: bytes) -> None:
+    text = data.decode("utf-8", "surrogateescape")
+
+    def key() -> None:
+        if VerifierKey.parse(text).text != text:
+            raise AssertionError("a verifier key has two spellings")
+
+    def checkpoint() -> None:
+        if Checkpoint.parse(text).text() != text:
+            raise AssertionError("a checkpoint has two spellings")
+
+    def frontier() -> None:
+        if Frontier.from_bytes(data).to_bytes() != data:
+            raise AssertionError("a frontier has two spellings")
+
+    def signatures() -> None:
+        if "".join(item.line() for item in parse_signatures(data)).encode() != data:
+            raise AssertionError("signature lines have two spellings")
+
+    each(lambda: same_bytes(Note, data), signatures, key, checkpoint, frontier, lambda: parse_size(data))
+
+
+@target("log-documents", 16384)
+def log_documents(data: bytes) -> None:
+    def opening() -> None:
+        with contextlib.suppress(ValueError, RecursionError):
+            Opening.read(json.loads(data))
+
+    def policy() -> None:
+        with contextlib.suppress(ValueError, RecursionError):
+            WitnessPolicy.read(json.loads(data))
+
+    def leaf() -> None:
+        if parse_leaf(data).to_bytes() != data:
+            raise AssertionError("a log entry has two spellings")
+
+    documents = (TlogProof, AddCheckpoint, NewestStatement)
+    each(*(lambda kind=kind: same_bytes(kind, data) for kind in documents), leaf, opening, policy)  # type: ignore[misc]
+
+
+@target("log-tiles", 4096)
+def log_tiles(data: bytes) -> None:
+    def bundle_entries() -> None:
+        if tiles.format_bundle(tiles.parse_bundle(data)) != data:
+            raise AssertionError("a bundle has two spellings")
+
+    def path() -> None:
+        text = data.decode("utf-8", "surrogateescape")
+        named = tiles.parse_path(text)
+        bundled = named.level == tiles.ENTRIES
+        made = (
+            tiles.entries_path(named.index, named.width)
+            if bundled
+            else tiles.tile_path(named.level, named.index, named.width)
+        )
+        if made != text:
+            raise AssertionError("a tile has two paths")
+
+    each(bundle_entries, path)
+
+
+@target("log-trees", 4096)
+def log_trees(data: bytes) -> None:
+    """Two sizes of 8 bytes, two roots, then a proof: nothing made up proves anything, and no size takes long."""
+    one, two = int.from_bytes(data[:8], "big"), int.from_bytes(data[8:16], "big")
+    first, second = data[16:48], data[48:80]
+    proof = [data[at : at + 32] for at in range(80, len(data), 32)]
+    each(
+        lambda: verify_inclusion(one, two, first, proof, second),
+        lambda: verify_consistency(one, two, first, second, proof),
+    )
 
 
 # Bundles and what stands beside them
