@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import hmac
 import os
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,6 +101,8 @@ class FakeSevDriver:
     fails: int = 0
     exitinfo2: int = 0
     status: int = 0
+    chip: bytes = b"\x07" * 32
+    guest: bytes = b"measurement, policy, ids"
     asked: list[int] = field(default_factory=list)
 
     def __call__(self, _descriptor: int, code: int, message: Any) -> int:
@@ -108,6 +112,8 @@ class FakeSevDriver:
             raise OSError(self.fails, os.strerror(self.fails))
         if message.msg_version != 1 or ctypes.sizeof(message) != 32:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        if code == 0xC0205301:
+            return self._derive(message)
         request = ctypes.string_at(message.req_data, 96)
         if code == 0xC0205302:
             address, size = (
@@ -124,6 +130,17 @@ class FakeSevDriver:
         report = self.report(request[:64], int.from_bytes(request[64:68], "little"))
         answer = self.status.to_bytes(4, "little") + len(report).to_bytes(4, "little") + bytes(24) + report
         ctypes.memmove(message.resp_data, answer, len(answer))
+        return 0
+
+    def _derive(self, message: Any) -> int:
+        """SNP_GET_DERIVED_KEY: the chip's secret with what the guest chose to mix in."""
+        request = ctypes.string_at(message.req_data, 32)
+        root, reserved, fields, vmpl, svn, tcb = struct.unpack("<IIQIIQ", request)
+        if root or reserved or vmpl or svn or tcb:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        guest = self.guest if fields & 0b1111 == 0b1111 else b""
+        key = hmac.digest(self.chip, request + guest, "sha256")
+        ctypes.memmove(message.resp_data, self.status.to_bytes(4, "little") + bytes(28) + key, 64)
         return 0
 
 

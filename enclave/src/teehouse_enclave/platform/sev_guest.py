@@ -33,9 +33,12 @@ PROVIDER: Final = "sev_guest"
 REPORT: Final = 1184  # bytes
 
 SNP_GET_REPORT: Final = 0xC020_5300  # _IOWR('S', 0, struct snp_guest_request_ioctl), 32 bytes
+SNP_GET_DERIVED_KEY: Final = 0xC020_5301
 SNP_GET_EXT_REPORT: Final = 0xC020_5302
 _RESPONSE: Final = 4000  # bytes of struct snp_report_resp: status, size, 24 reserved, then the report
 _HEAD: Final = 32
+_DERIVED_RESPONSE: Final = 64  # bytes of struct snp_derived_key_resp: status, 28 reserved, then the key
+DERIVED_KEY: Final = 32  # bytes
 _CERTIFICATES: Final = 16 * 1024  # bytes offered first; the host says how many it wants
 MAX_CERTIFICATES: Final = 1024 * 1024
 ATTEMPTS: Final = 3
@@ -60,6 +63,17 @@ class _ReportRequest(ctypes.Structure):
 
 class _ExtendedRequest(ctypes.Structure):
     _fields_ = (("data", _ReportRequest), ("certs_address", ctypes.c_uint64), ("certs_len", ctypes.c_uint32))
+
+
+class _DerivedKeyRequest(ctypes.Structure):
+    _fields_ = (
+        ("root_key_select", ctypes.c_uint32),
+        ("rsvd", ctypes.c_uint32),
+        ("guest_field_select", ctypes.c_uint64),
+        ("vmpl", ctypes.c_uint32),
+        ("guest_svn", ctypes.c_uint32),
+        ("tcb_version", ctypes.c_uint64),
+    )
 
 
 class _GuestRequest(ctypes.Structure):
@@ -99,9 +113,32 @@ class SevDevice:
             size = wanted
         raise LocalError("the host's certificate table keeps growing", code="sev-certificates")
 
+    def derived_key(self, fields: int, vmpl: int = 0) -> bytes:
+        """SNP_GET_DERIVED_KEY: 32 bytes out of the chip's own secret (VCEK) and the guest's `fields` (AMD 56860 §7.2).
+
+        Raises `LocalError` (`sev-device`, `sev-report`).
+        """
+        response = ctypes.create_string_buffer(_DERIVED_RESPONSE)
+        self._ask(SNP_GET_DERIVED_KEY, _DerivedKeyRequest(0, 0, fields, vmpl, 0, 0), response, None)
+        status, key = int.from_bytes(response.raw[:4], "little"), response.raw[_HEAD : _HEAD + DERIVED_KEY]
+        if status != 0 or not any(key):
+            raise LocalError(f"the security processor derives no key: status {status}", code="sev-report")
+        return key
+
     def _exchange(self, code: int, request: Any, extended: _ExtendedRequest | None) -> tuple[bytes, int]:
-        """One ioctl. The report, or nothing and the table size that the host wants."""
+        """A report, or nothing and the table size that the host wants."""
         response = ctypes.create_string_buffer(_RESPONSE)
+        wanted = self._ask(code, request, response, extended)
+        if wanted is not None:
+            return b"", wanted
+        raw = response.raw
+        status, size = int.from_bytes(raw[:4], "little"), int.from_bytes(raw[4:8], "little")
+        if status != 0 or size != REPORT:
+            raise LocalError(f"the security processor refuses: status {status}, {size} bytes", code="sev-report")
+        return raw[_HEAD : _HEAD + REPORT], 0
+
+    def _ask(self, code: int, request: Any, response: Any, extended: _ExtendedRequest | None) -> int | None:
+        """One ioctl: None when it was answered, else the table size that the host wants."""
         message = _GuestRequest(1, ctypes.addressof(request), ctypes.addressof(response), 0)
         try:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
@@ -113,18 +150,14 @@ class SevDevice:
         except OSError as error:
             host = message.exitinfo2 >> 32
             if extended is not None and error.errno in (errno.EIO, errno.ENOSPC) and host == _INVALID_LENGTH:
-                return b"", int(extended.certs_len)
+                return int(extended.certs_len)
             if host == _BUSY or error.errno in (errno.EAGAIN, errno.EBUSY):
                 raise OperatorError("the host limits how often reports are made", code="sev-busy") from error
             text = f"the SEV driver refuses: {error.strerror} (exitinfo2 0x{message.exitinfo2:016x})"
             raise LocalError(text, code="sev-device") from error
         finally:
             os.close(descriptor)
-        raw = response.raw
-        status, size = int.from_bytes(raw[:4], "little"), int.from_bytes(raw[4:8], "little")
-        if status != 0 or size != REPORT:
-            raise LocalError(f"the security processor refuses: status {status}, {size} bytes", code="sev-report")
-        return raw[_HEAD : _HEAD + REPORT], 0
+        return None
 
 
 def certificate_table(table: bytes) -> dict[str, bytes]:

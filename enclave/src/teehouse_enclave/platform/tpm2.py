@@ -3,7 +3,7 @@
 
 Source: TPM 2.0 Library, Part 3 "Commands" and Part 1 §18 (command and response layout); all big-endian. Works over the
 kernel's resource manager (`/dev/tpmrm0`) and over a socket that speaks the bare protocol (swtpm). Authorisation is by
-empty passwords only.
+empty passwords; sealing (`tpm2_seal`) adds a policy session.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from typing import Final, Protocol
 
 from teehouse_core.errors import LocalError, OperatorError
 
-__all__ = ["AK_TEMPLATE", "RH_ENDORSEMENT", "RH_OWNER", "Tpm", "TpmError", "Transport", "open_transport"]
+__all__ = ["AK_TEMPLATE", "PASSWORD", "RH_ENDORSEMENT", "RH_OWNER", "Reader", "Tpm", "TpmError", "Transport"]
+__all__ += ["open_transport", "selection", "sized"]
 
 
 class Transport(Protocol):
@@ -43,7 +44,7 @@ RH_ENDORSEMENT: Final = 0x4000_000B
 _RS_PW: Final = 0x4000_0009
 _NO_SESSIONS: Final = 0x8001
 _SESSIONS: Final = 0x8002
-_PASSWORD: Final = struct.pack(">IIHBH", 9, _RS_PW, 0, 0, 0)  # one authorisation, empty password
+PASSWORD: Final = struct.pack(">IIHBH", 9, _RS_PW, 0, 0, 0)  # one authorisation, empty password
 _BUSY: Final = frozenset({0x0922, 0x0908, 0x090A})  # RETRY, YIELDED, TESTING
 
 _CREATE_PRIMARY: Final = 0x131
@@ -96,21 +97,21 @@ class Tpm:
 
     def get_random(self, size: int) -> bytes:
         """Up to `size` bytes (at most a digest's size at once)."""
-        return _Reader(self._run("GetRandom", _GET_RANDOM, struct.pack(">H", size))).sized()
+        return Reader(self.run("GetRandom", _GET_RANDOM, struct.pack(">H", size))).sized()
 
     def create_primary(self, hierarchy: int, template: bytes = AK_TEMPLATE) -> tuple[int, bytes]:
         """A primary key: its handle, and TPMT_PUBLIC."""
-        sensitive = _sized(_sized(b"") + _sized(b""))
-        parameters = sensitive + _sized(template) + _sized(b"") + struct.pack(">I", 0)
-        answer = _Reader(self._run("CreatePrimary", _CREATE_PRIMARY, struct.pack(">I", hierarchy), parameters))
+        sensitive = sized(sized(b"") + sized(b""))
+        parameters = sensitive + sized(template) + sized(b"") + struct.pack(">I", 0)
+        answer = Reader(self.run("CreatePrimary", _CREATE_PRIMARY, struct.pack(">I", hierarchy), parameters))
         handle = answer.uint(4)
         answer.uint(4)  # size of the parameters
         return handle, answer.sized()
 
     def quote(self, key: int, data: bytes, pcrs: Sequence[int]) -> tuple[bytes, bytes]:
         """TPMS_ATTEST over SHA-256 registers, and TPMT_SIGNATURE by the key's own scheme."""
-        parameters = _sized(data) + struct.pack(">H", _NULL) + _selection(pcrs)
-        answer = _Reader(self._run("Quote", _QUOTE, struct.pack(">I", key), parameters))
+        parameters = sized(data) + struct.pack(">H", _NULL) + selection(pcrs)
+        answer = Reader(self.run("Quote", _QUOTE, struct.pack(">I", key), parameters))
         answer.uint(4)
         return answer.sized(), answer.rest()
 
@@ -120,7 +121,7 @@ class Tpm:
         wanted = sorted(pcrs)
         for at in range(0, len(wanted), DIGESTS_AT_ONCE):
             some = wanted[at : at + DIGESTS_AT_ONCE]
-            answer = _Reader(self._run("PCR_Read", _PCR_READ, _selection(some)))
+            answer = Reader(self.run("PCR_Read", _PCR_READ, selection(some)))
             answer.uint(4)  # update counter
             for _ in range(answer.uint(4)):
                 answer.uint(2)
@@ -133,19 +134,19 @@ class Tpm:
 
     def pcr_event(self, pcr: int, data: bytes) -> None:
         """Extend a register of every active bank with that bank's hash of `data` (Part 3 §22.4)."""
-        self._run("PCR_Event", _PCR_EVENT, struct.pack(">I", pcr), _sized(data))
+        self.run("PCR_Event", _PCR_EVENT, struct.pack(">I", pcr), sized(data))
 
     def pcr_extend(self, pcr: int, digest: bytes) -> None:
         """Extend the SHA-256 bank's register with a digest of 32 bytes (Part 3 §22.2)."""
-        self._run("PCR_Extend", _PCR_EXTEND, struct.pack(">I", pcr), struct.pack(">IH", 1, _SHA256) + digest)
+        self.run("PCR_Extend", _PCR_EXTEND, struct.pack(">I", pcr), struct.pack(">IH", 1, _SHA256) + digest)
 
     def read_public(self, handle: int) -> bytes:
         """TPMT_PUBLIC of a loaded or persistent object."""
-        return _Reader(self._run("ReadPublic", _READ_PUBLIC, struct.pack(">I", handle))).sized()
+        return Reader(self.run("ReadPublic", _READ_PUBLIC, struct.pack(">I", handle))).sized()
 
     def nv_read(self, index: int) -> bytes:
         """A whole NV index, by owner authorisation. Raises `TpmError` when there is none."""
-        public = _Reader(_Reader(self._run("NV_ReadPublic", _NV_READ_PUBLIC, struct.pack(">I", index))).sized())
+        public = Reader(Reader(self.run("NV_ReadPublic", _NV_READ_PUBLIC, struct.pack(">I", index))).sized())
         public.take(4 + 2 + 4)  # index, name algorithm, attributes
         public.sized()
         size = public.uint(2)
@@ -154,7 +155,7 @@ class Tpm:
         data = b""
         while len(data) < size:
             part = struct.pack(">HH", min(NV_CHUNK, size - len(data)), len(data))
-            answer = _Reader(self._run("NV_Read", _NV_READ, struct.pack(">II", RH_OWNER, index), part))
+            answer = Reader(self.run("NV_Read", _NV_READ, struct.pack(">II", RH_OWNER, index), part))
             answer.uint(4)
             piece = answer.sized()
             if not piece:
@@ -164,16 +165,21 @@ class Tpm:
 
     def flush(self, handle: int) -> None:
         """Free a transient object."""
-        self._run("FlushContext", _FLUSH_CONTEXT, struct.pack(">I", handle))
+        self.run("FlushContext", _FLUSH_CONTEXT, struct.pack(">I", handle))
 
     def close(self) -> None:
         """Let go of the device; objects that were not flushed stay where no resource manager frees them."""
         self._send.close()
 
-    def _run(self, name: str, code: int, handles: bytes, parameters: bytes | None = None) -> bytes:
-        """One command; with `parameters` it carries an empty password for its first handle. The answer's body."""
+    def run(
+        self, name: str, code: int, handles: bytes, parameters: bytes | None = None, *, auth: bytes = PASSWORD
+    ) -> bytes:
+        """One command; with `parameters` it carries `auth` for its first handle, an empty password. The answer's body.
+
+        Raises `TpmError`, `LocalError` (`tpm-answer`), `OperatorError` (`tpm-busy`, `tpm-device`).
+        """
         tag = _NO_SESSIONS if parameters is None else _SESSIONS
-        body = handles if parameters is None else handles + _PASSWORD + parameters
+        body = handles if parameters is None else handles + auth + parameters
         command = struct.pack(">HII", tag, 10 + len(body), code) + body
         for _ in range(RETRIES):
             response = self._send(command)
@@ -252,17 +258,17 @@ class _Socket:
         return data
 
 
-def _sized(data: bytes) -> bytes:
+def sized(data: bytes) -> bytes:
     return struct.pack(">H", len(data)) + data
 
 
-def _selection(pcrs: Sequence[int]) -> bytes:
+def selection(pcrs: Sequence[int]) -> bytes:
     """TPML_PCR_SELECTION of one SHA-256 selection."""
     bits = sum(1 << index for index in set(pcrs))
     return struct.pack(">IHB", 1, _SHA256, 3) + bits.to_bytes(3, "little")
 
 
-class _Reader:
+class Reader:
     """A cursor over an answer; what is missing is the TPM's fault."""
 
     def __init__(self, data: bytes) -> None:
