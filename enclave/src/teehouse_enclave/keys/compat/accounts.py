@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Accounts of existing clients: an id, an access key pair, and whether the id alone is enough.
 
-A V4 signature needs its secret here in the clear, so this file is a secret itself and the service takes it only as
-private as it should be. It is named by digest in the service's measured configuration: an account that the machine's
-operator adds later is another configuration, and another keyset.
+A V4 signature needs its secret here in the clear, so this file is a secret itself, and is taken only when nobody else
+can read it. The measured configuration names it by digest: an account that the machine's operator adds later is another
+configuration, and another keyset.
 """
 
 from __future__ import annotations

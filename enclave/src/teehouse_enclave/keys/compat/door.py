@@ -28,6 +28,7 @@ from teehouse_enclave.keys.compat.accounts import Account, Accounts
 from teehouse_enclave.keys.compat.actions import ACTIONS, CHANGING, Actions
 from teehouse_enclave.keys.compat.errors import CompatError, as_compat, error_body, result_body
 from teehouse_enclave.keys.compat.store import Caller
+from teehouse_enclave.node.log import log_event
 
 __all__ = ["CompatDoor", "DoorSettings"]
 
@@ -70,7 +71,7 @@ class _Asked:
 
 
 class CompatDoor:
-    """Serves the scopes for which `handles` is true. `clock` gives monotonic seconds."""
+    """A mount of `KeysApp`. `clock` gives monotonic seconds."""
 
     def __init__(
         self,
@@ -88,15 +89,10 @@ class CompatDoor:
         self._clock = clock
         self._answers: OrderedDict[tuple[str, str], tuple[float, asyncio.Future[tuple[int, bytes]]]] = OrderedDict()
         self._active = 0
-        self.counts: dict[tuple[str, str], int] = {}
 
-    @staticmethod
-    def handles(scope: Scope) -> bool:
-        """Whether a request is for this door: its paths, and the root with a query `Action`."""
-        if scope["type"] != "http":
-            return False
-        path: str = scope["path"]
-        return path.startswith(_TKS) or path == _RAS or (path == "/" and b"Action=" in scope["query_string"])
+    def takes(self, method: str, path: str) -> bool:
+        """Whether a request is for this door: the paths of the plain door, and POST to the root."""
+        return path.startswith(_TKS) or path == _RAS or (method == "POST" and path == "/")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = secrets.token_hex(16)
@@ -113,9 +109,9 @@ class CompatDoor:
                 self._active -= 1
         except TeehouseError as error:
             status, body = _refusal(error, metadata)
-        label = metadata.get("Action", "")
-        counted = (label if label in ACTIONS else "other", str(status))
-        self.counts[counted] = self.counts.get(counted, 0) + 1
+        except Exception as error:  # in the clients' own envelope too
+            log_event("internal-error", route="compat", kind=type(error).__name__)
+            status, body = _refusal(CompatError("internal", "an error of this service"), metadata)
         await _send(send, status, body, request_id)
 
     async def _answer(self, asked: _Asked, metadata: dict[str, Any]) -> tuple[int, bytes]:
