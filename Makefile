@@ -17,9 +17,10 @@ SECONDS ?= 60
 #   swtpm     tests: the tier `vtpm` against a real software TPM; tpm2_create makes the keys of its fake Azure machine
 #   qemu…     tests: a boot of real firmware (OVMF, a file and no program) that measures itself into swtpm
 #   postgres  tests: the cloud's store and ledger, on a server of the tests' own beside SQLite
-# Planned, added by the work that first starts them: softhsm2-util:softhsm2, chromium:chromium.
+#   softhsm2-util  tests: the key service's root key in a real PKCS#11 token
+# Planned, added by the work that first starts them: chromium:chromium.
 TEST_PROGRAMS := nginx:nginx ip:iproute2 swtpm:swtpm tpm2_create:tpm2-tools \
-  qemu-system-x86_64:qemu-system-x86 /usr/share/OVMF/OVMF_CODE_4M.fd:ovmf postgres:postgresql
+  qemu-system-x86_64:qemu-system-x86 /usr/share/OVMF/OVMF_CODE_4M.fd:ovmf postgres:postgresql softhsm2-util:softhsm2
 
 .PHONY: help
 help: ## Show this list
