@@ -249,6 +249,7 @@ def test_two_processes_on_one_state(tmp_path: Path) -> None:
             with ThreadPoolExecutor(4) as pool:
                 jobs = [(w, s) for w in (one, two) for s in (log, fork)]
                 answers = list(pool.map(lambda job: job[0].add(job[1].request(0, 5)), jobs))
+            assert set(first_of(answers)) == {200, 409}
             signed = {story.root(5) for (_, story), answer in zip(jobs, answers, strict=True) if answer[0] == 200}
             assert len(signed) == 1
             assert {one.newest(log.origin).root, two.newest(log.origin).root} == signed
