@@ -14,6 +14,7 @@ from teehouse_core.errors import LocalError
 from teehouse_core.wire.canonical import encode
 from teehouse_core.wire.fields import ENDPOINT, HEX64
 from teehouse_enclave.engine.spec import EngineSpec
+from teehouse_enclave.node.weights import WeightsConfig
 from teehouse_enclave.platform.detect import PLATFORMS
 
 __all__ = ["KeyServiceConfig", "LedgerConfig", "Limits", "NodeConfig", "PoolConfig"]
@@ -136,12 +137,13 @@ class NodeConfig:
     key_service: KeyServiceConfig | None = None
     pool: PoolConfig | None = None
     ledger: LedgerConfig | None = None
+    weights: WeightsConfig | None = None
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any]) -> NodeConfig:
         """Check a dictionary. Raises LocalError `config-*`, naming the member."""
         known = {"endpoint", "node", "release", "image_sha256", "engine", "platform", "listen", "ready_file", "limits"}
-        known |= {"key_service", "pool", "ledger"}
+        known |= {"key_service", "pool", "ledger", "weights"}
         if unknown := set(raw) - known:
             raise LocalError(f"unknown setting {sorted(unknown)[0]!r}", code="config-unknown")
         platform = _mapping(raw, "platform", {"type": "simulated"})
@@ -169,12 +171,17 @@ class NodeConfig:
         pool = PoolConfig.parse(_mapping(raw, "pool", {})) if "pool" in raw else None
         if pool is not None and service is None:
             raise LocalError("a pool needs a key service", code="key-service-policy", hint="write key_service too")
+        weights = WeightsConfig.parse(_mapping(raw, "weights", {})) if "weights" in raw else None
+        if weights is not None and service is None:
+            raise LocalError(
+                "encrypted weights need a key service", code="key-service-policy", hint="write key_service too"
+            )
         return cls(
             endpoint=endpoint,
             node=_text(raw, "node"),
             release=_text(raw, "release"),
             image_sha256=image,
-            engine=EngineSpec.parse(_mapping(raw, "engine", {})),
+            engine=_engine(_mapping(raw, "engine", {}), weights),
             platform=platform["type"],
             platform_root=_path(platform, "root") or "/",
             platform_collateral=_path(platform, "collateral"),
@@ -187,6 +194,7 @@ class NodeConfig:
             key_service=service,
             pool=pool,
             ledger=LedgerConfig.parse(_mapping(raw, "ledger", {})) if "ledger" in raw else None,
+            weights=weights,
         )
 
     def measured(self) -> bytes:
@@ -203,12 +211,29 @@ class NodeConfig:
             document["key_service"] = {"policy_sha256": self.key_service.policy.digest}
         if self.pool is not None:
             document["pool"] = {"tenant": self.pool.tenant, "ring": self.pool.ring, "key": self.pool.key}
+        if self.weights is not None:
+            document["weights"] = self.weights.measured()
         return encode(document)
 
     @property
     def config_sha256(self) -> str:
         """64 hex digits over `measured()`."""
         return hashlib.sha256(self.measured()).hexdigest()
+
+
+def _engine(raw: Mapping[str, Any], weights: WeightsConfig | None) -> EngineSpec:
+    """The engine's settings. With encrypted weights its files are not on this disk: `weights` says what they are."""
+    if weights is None:
+        return EngineSpec.parse(raw)
+    store = {"llamacpp": "memfd", "openai-upstream": "tmpfs"}.get(str(raw.get("kind")))
+    if store != weights.store or {"path", "mmproj"} & set(raw):
+        raise LocalError(
+            "engine and encrypted weights do not fit",
+            code="weights-config",
+            hint="llamacpp with the store memfd, openai-upstream with tmpfs; engine.path and engine.mmproj left out",
+        )
+    files = {"path": weights.path} | ({"mmproj": weights.mmproj_file} if weights.mmproj_file else {})
+    return EngineSpec.parse({**raw, **files})
 
 
 def _canonical(value: Any) -> Any:

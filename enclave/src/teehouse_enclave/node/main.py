@@ -24,7 +24,7 @@ from teehouse_core.errors import LocalError, TeehouseError
 from teehouse_core.seal.replay import NodeTime
 from teehouse_core.wire.keyset import Capabilities, Model, Software
 from teehouse_enclave.engine import make_engine
-from teehouse_enclave.engine.base import EngineInfo
+from teehouse_enclave.engine.base import Engine
 from teehouse_enclave.node.app import NodeApp
 from teehouse_enclave.node.config import NodeConfig
 from teehouse_enclave.node.evidence import EvidenceMaker
@@ -33,7 +33,9 @@ from teehouse_enclave.node.keys import Identity, NodeKeys
 from teehouse_enclave.node.log import log_event
 from teehouse_enclave.node.pool import PoolKeys
 from teehouse_enclave.node.release import KeyServiceClient, outbound_client
+from teehouse_enclave.node.unlock import SealedEngine, released_data_key, start_sealed
 from teehouse_enclave.node.usage import UsageRing
+from teehouse_enclave.node.weights import SealedWeights
 from teehouse_enclave.platform.base import Platform, measure_workload
 from teehouse_enclave.platform.detect import PLATFORMS, make_platform
 from teehouse_enclave.platform.nvml import NvmlDevices
@@ -81,15 +83,15 @@ def _write_ready(path: Path, url: str, node: NodeConfig) -> None:
     temporary.replace(path)
 
 
-def _measure(platform: Platform, config: NodeConfig, info: EngineInfo) -> Identity:
+def _measure(platform: Platform, config: NodeConfig, model: Model) -> Identity:
     """Extend what the keyset will claim, before the first keyset exists."""
     measure_workload(
         platform,
         release=config.release,
         image_sha256=config.image_sha256,
         config_sha256=config.config_sha256,
-        weights_sha256=info.weights_sha256,
-        model=info.model,
+        weights_sha256=model.weights_sha256,
+        model=model.name,
         doors=CAPABILITIES.doors,
         egress=CAPABILITIES.egress,
         content_logging=CAPABILITIES.content_logging,
@@ -98,7 +100,7 @@ def _measure(platform: Platform, config: NodeConfig, info: EngineInfo) -> Identi
     return Identity(
         endpoint=config.endpoint,
         node=config.node,
-        model=Model(info.model, info.weights_sha256),
+        model=model,
         software=Software(config.release, config.image_sha256, config.config_sha256),
         capabilities=CAPABILITIES,
     )
@@ -112,9 +114,19 @@ async def _rotate(keys: NodeKeys, clock: NodeTime) -> None:
 
 
 async def _serve(config: NodeConfig) -> None:
-    engine = make_engine(config.engine)
-    info = await engine.start()
-    log_event("engine", engine=info.engine, version=info.version, weights_sha256=info.weights_sha256)
+    # Encrypted weights need a key, a key needs evidence, and evidence names the weights: so it names those of the
+    # signed manifest, and `start_sealed` holds the engine to them before anything is served.
+    engine: Engine | None = None
+    sealed: SealedWeights | None = None
+    running: SealedEngine | None = None
+    if config.weights is None:
+        engine = make_engine(config.engine)
+        info = await engine.start()
+        model = Model(info.model, info.weights_sha256)
+        log_event("engine", engine=info.engine, version=info.version, weights_sha256=info.weights_sha256)
+    else:
+        sealed = await asyncio.to_thread(SealedWeights.open, config.weights, config.engine)
+        model = Model(config.engine.name, sealed.weights_sha256)
     platform = make_platform(
         config.platform,
         config.platform_root,
@@ -123,7 +135,7 @@ async def _serve(config: NodeConfig) -> None:
     )
     devices = NvmlDevices() if config.devices else None
     log_event("platform", type=platform.type, attestation_key=getattr(platform, "attestation_key_sha256", ""))
-    identity = _measure(platform, config, info)
+    identity = _measure(platform, config, model)
     clock = NodeTime(time.time(), time.monotonic())
 
     def now() -> int:
@@ -131,16 +143,21 @@ async def _serve(config: NodeConfig) -> None:
 
     keys = NodeKeys(identity, config.limits, now())
     boot = secrets.token_hex(16)
-    room = Room(engine, info.model, keys, UsageRing(boot), now)
     evidence = EvidenceMaker(platform, config.limits.evidence_per_second, devices)
     http = outbound_client()
     tasks = [asyncio.create_task(_rotate(keys, clock))]
     pool: PoolKeys | None = None
     if config.key_service is not None:
         client = KeyServiceClient(http, config.key_service, evidence, identity, keys.sign_key, now)
+        if sealed is not None:
+            running = await start_sealed(sealed, released_data_key(client, config.engine.start_timeout), model)
+            engine = running.engine
         if config.pool is not None:
             pool = PoolKeys(client, config.pool, keys.ring, config.endpoint, keys.sign_key, now)
             tasks.append(asyncio.create_task(pool.run()))
+    if engine is None:
+        raise LocalError("encrypted weights need a key service", code="key-service-policy")
+    room = Room(engine, model.name, keys, UsageRing(boot), now)
     app = NodeApp(room, evidence, config.limits, boot=boot, pool=pool)
     server = _Server(
         uvicorn.Config(
@@ -165,7 +182,7 @@ async def _serve(config: NodeConfig) -> None:
         for task in tasks:
             task.cancel()
         await http.aclose()
-        await engine.close()
+        await (running or engine).close()
         platform.close()
         log_event("stopped")
 
