@@ -47,6 +47,7 @@ Publishers = Annotated[
 ]
 Name = Annotated[str | None, typer.Option("--name", metavar="NAME", help="The model's name.", show_default="the file")]
 Tks = Annotated[str, typer.Option("--tks", metavar="NAME", help="Written down: the key service that has the data key.")]
+Tenant = Annotated[str, typer.Option("--tenant", metavar="ID", help="Written down: whose ring it is.")]
 Ring = Annotated[str, typer.Option("--ring", metavar="RING", help="Written down: the key's ring.")]
 Key = Annotated[str, typer.Option("--key", metavar="KEY", help="Written down: the key's id.")]
 KeyVersion = Annotated[str, typer.Option("--key-version", metavar="N", help="Written down: the key's version.")]
@@ -66,9 +67,10 @@ def encrypt(
     new_sign_key: NewSignKey = None,
     name: Name = None,
     tks: Tks = "",
+    tenant: Tenant = "",
     ring: Ring = "",
     key: Key = "",
-    key_version: KeyVersion = "",
+    key_version: KeyVersion = "1",
     chunk_size: ChunkSize = _MIB,
     part_size: PartSize = 256 * _MIB,
     jobs: Jobs = None,
@@ -79,11 +81,10 @@ def encrypt(
     Killed or out of room: run the same command again, and it goes on. Exit codes: 0 done, 30 malformed, 2 usage.
     """
     from teehouse.models.encrypt import encrypt_model
-    from teehouse_core.weights.manifest import KeyRef
 
     out = Output(as_json=as_json)
     source = source.expanduser().resolve()
-    manifest_key = KeyRef(tks, ring, key, key_version)
+    manifest_key = _reference(tks, tenant, ring, key, key_version)
     data_key, publisher = _keys(output, key_file, new_key, sign_key, new_sign_key)
     with _moving(out, f"encrypting {source.name}") as progress:
         manifest = encrypt_model(
@@ -186,9 +187,10 @@ def import_(
     new_sign_key: NewSignKey = None,
     name: Name = None,
     tks: Tks = "",
+    tenant: Tenant = "",
     ring: Ring = "",
     key: Key = "",
-    key_version: KeyVersion = "",
+    key_version: KeyVersion = "1",
     chunk_size: ChunkSize = _MIB,
     part_size: PartSize = 256 * _MIB,
     as_json: Json = False,
@@ -199,7 +201,6 @@ def import_(
     """
     from teehouse.models.keys import read_data_key
     from teehouse.models.legacy import import_model
-    from teehouse_core.weights.manifest import KeyRef
 
     out = Output(as_json=as_json)
     if (baseline is None) != no_baseline:
@@ -220,7 +221,7 @@ def import_(
             baseline=baseline,
             data_key=data_key,
             publisher=publisher,
-            key=KeyRef(tks, ring, key, key_version),
+            key=_reference(tks, tenant, ring, key, key_version),
             chunk_size=chunk_size,
             part_chunks=_chunks(part_size, chunk_size),
             progress=progress,
@@ -251,6 +252,17 @@ def _keys(
     if new_sign_key is not None and not (begun and new_sign_key.exists()):
         return data_key, new_publisher_key(new_sign_key)
     return data_key, read_publisher_key(sign_key or new_sign_key or Path())
+
+
+def _reference(tks: str, tenant: str, ring: str, key: str, version: str) -> KeyRef:
+    """All of it, or none: a node asks its key service with what stands here."""
+    from teehouse_core.weights.manifest import KeyRef
+
+    if not (tenant or ring or key):
+        return KeyRef(tks)
+    if not (tenant and ring and key and version):
+        raise LocalError("a key at a key service has --tenant, --ring, --key and --key-version", code="key-reference")
+    return KeyRef(tks, tenant, ring, key, version)
 
 
 def _chunks(part_size: int, chunk_size: int) -> int:
@@ -302,7 +314,10 @@ def _report(
     table = Table.grid(padding=(0, 2))
     table.add_column(style="key", no_wrap=True)
     table.add_column(overflow="fold")
-    place = " / ".join(part for part in (key.tks, key.ring, key.key, key.version) if part) or "kept by its publisher"
+    place = (
+        " / ".join(part for part in (key.tks, key.tenant, key.ring, key.key, key.version) if part)
+        or "kept by its publisher"
+    )
     unchecked = "not checked" in state
     for label, value in (
         ("model", safe(manifest.model)),

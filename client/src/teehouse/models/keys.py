@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The two keys of encrypted weights on this machine: the data key that opens them, the publisher's key that signs them.
 
-A data key file holds 32 bytes: raw, as 64 hex digits (how `write_data_key` writes it), or in base64. It must be
-readable by its owner only. A publisher's key is an Ed25519 private key in PEM.
+A data key file holds 32 bytes: raw (how `new_data_key` writes them, and `teehouse keys import` reads them), as 64 hex
+digits, or in base64. It must be readable by its owner only. A publisher's key is an Ed25519 private key in PEM.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import os
 import secrets
 import stat
 from pathlib import Path
-from typing import Protocol
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -21,12 +20,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from teehouse_core.errors import LocalError, TeehouseError
 from teehouse_core.weights.chunks import DATA_KEY_SIZE
-from teehouse_core.weights.manifest import KeyRef
 from teehouse_core.weights.signing import PK_SIZE
 from teehouse_core.wire.canonical import b64u, unb64u
 
 __all__ = [
-    "DataKeyImporter",
     "fingerprint",
     "new_data_key",
     "new_publisher_key",
@@ -37,17 +34,6 @@ __all__ = [
 ]
 
 _MAX_KEY_FILE = 4096  # bytes
-
-
-class DataKeyImporter(Protocol):
-    """Puts a data key into a key service and says where it then is."""
-
-    def import_data_key(self, data_key: bytes, reference: KeyRef) -> KeyRef:
-        """Seal `data_key` to the appraised key service and import it into the ring that `reference` names.
-
-        The answer has every member. Raises TeehouseError; then nothing was encrypted.
-        """
-        ...
 
 
 def read_data_key(path: Path) -> bytes:
@@ -68,7 +54,7 @@ def read_data_key(path: Path) -> bytes:
 def new_data_key(path: Path) -> bytes:
     """A new data key, in a new file of mode 0600. Raises LocalError `key-file-exists`."""
     key = secrets.token_bytes(DATA_KEY_SIZE)
-    write_secret(path, key.hex().encode("ascii") + b"\n")
+    write_secret(path, key)
     return key
 
 

@@ -51,15 +51,19 @@ FILE_LAYOUT, FOLDER_LAYOUT = "file", "directory"
 
 @dataclass(frozen=True, slots=True)
 class KeyRef:
-    """Where the data key is: at which key service, in which ring. All empty: the publisher keeps it."""
+    """Where the data key is: which version of which key in whose ring. All empty: the publisher keeps it.
+
+    `tks` names the key service for people. Which one a node asks is measured in its own configuration.
+    """
 
     tks: str = ""
+    tenant: str = ""
     ring: str = ""
     key: str = ""
     version: str = ""
 
     def to_json(self) -> dict[str, str]:
-        return {"tks": self.tks, "ring": self.ring, "key": self.key, "version": self.version}
+        return {"tks": self.tks, "tenant": self.tenant, "ring": self.ring, "key": self.key, "version": self.version}
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +137,7 @@ class Manifest:
             raise MalformedError("manifest.chunk_size is no power of two", code="out-of-range")
         cut = Cut(ident, chunk_size, top.integer("part_chunks", 1, MAX_PART_CHUNKS))
         key = top.fields("key")
-        reference = KeyRef(key.text("tks"), key.text("ring"), key.text("key"), key.text("version"))
+        reference = KeyRef(*(key.text(name) for name in ("tks", "tenant", "ring", "key", "version")))
         key.done()
         manifest = cls(
             raw=data,
