@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from postgres_support import on_both_databases
 
 from teehouse_cloud.gateway.harvest import bundle_keyset
 from teehouse_cloud.store.nodes import delete_node, get_node
@@ -33,6 +34,7 @@ async def wait_for_usage(world: Any, count: int) -> list[Any]:
     raise AssertionError(f"{len(rows)} usage records, not {count}")
 
 
+@on_both_databases
 async def test_state_reaches_the_database(world: Any, keyset: Keyset) -> None:
     a = await world.node()
     await world.start()
@@ -50,6 +52,7 @@ async def test_state_reaches_the_database(world: Any, keyset: Keyset) -> None:
     await world.until(lambda: world.gateway.fleet.nodes["node-a"].state == "down")
 
 
+@on_both_databases
 async def test_health_endpoints(world: Any) -> None:
     a = await world.node()
     await world.start()
@@ -75,6 +78,7 @@ async def test_health_endpoints(world: Any) -> None:
 
 
 @pytest.mark.parametrize("answer", [b"[]", b"{", b"[" * 5000, b'{"node":"node-a"}', b"x" * 70_000])
+@on_both_databases
 async def test_nonsense_from_a_node_is_survived(world: Any, answer: bytes) -> None:
     server = await asyncio.start_server(_say(answer), "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
@@ -97,6 +101,7 @@ def _say(body: bytes) -> Any:
     return run
 
 
+@on_both_databases
 async def test_the_newest_report_is_kept_byte_for_byte(world: Any) -> None:
     a = await world.node()
     a.evidence = b'{"keyset":{"n":"one"},"odd" :  "spacing"}'
@@ -116,6 +121,7 @@ async def test_the_newest_report_is_kept_byte_for_byte(world: Any) -> None:
     assert len(set(a.challenges)) == 2  # a challenge of its own each time
 
 
+@on_both_databases
 async def test_a_report_gets_old(world: Any) -> None:
     a = await world.node()
     await world.start(report_seconds=0.2)
@@ -133,6 +139,7 @@ def test_the_digest_is_over_the_keyset_bytes() -> None:
     assert bundle_keyset(json.dumps({"keyset": b64u(raw)}).encode()) == hashlib.sha256(raw).hexdigest()
 
 
+@on_both_databases
 async def test_usage_is_counted_once(world: Any) -> None:
     a = await world.node()
     for seq in range(1, 4):
@@ -154,6 +161,7 @@ def _record(item: dict[str, Any]) -> bytes:
     return unb64u(item["record"])
 
 
+@on_both_databases
 async def test_usage_survives_a_restart_of_the_node(world: Any) -> None:
     a = await world.node()
     for seq in range(1, 6):
@@ -167,6 +175,7 @@ async def test_usage_survives_a_restart_of_the_node(world: Any) -> None:
     assert rows[-1].request_id == b64u(b"m" * 16)
 
 
+@on_both_databases
 async def test_usage_survives_a_restart_of_the_gateway(world: Any) -> None:
     a = await world.node()
     a.add_usage(1, b"a" * 16)
@@ -181,6 +190,7 @@ async def test_usage_survives_a_restart_of_the_gateway(world: Any) -> None:
     assert len(await stored(world)) == 1
 
 
+@on_both_databases
 async def test_a_malformed_usage_record_does_not_hold_up_the_rest(world: Any) -> None:
     a = await world.node()
     a.usage = [{"seq": 1, "record": "!!", "sig": ""}, {"seq": 2}]
@@ -190,6 +200,7 @@ async def test_a_malformed_usage_record_does_not_hold_up_the_rest(world: Any) ->
     await world.until(lambda: a.usage_asked[-1] == 3)
 
 
+@on_both_databases
 async def test_a_deleted_node_is_forgotten(world: Any) -> None:
     await world.node()
     await world.start()
