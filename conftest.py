@@ -16,6 +16,7 @@ import pytest
 MISSING_PREFIXES = (
     "missing program:",
     "missing model:",
+    "missing package:",
     "missing shared vectors:",
     "REAL MODEL TESTS DID NOT RUN",
     "could not import 'teehouse",
