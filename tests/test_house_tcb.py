@@ -36,14 +36,23 @@ def test_purpose_is_the_first_sentence(tcb: ModuleType) -> None:
 
 
 def test_closure_holds_the_enclave_and_no_other_ground(tcb: ModuleType) -> None:
-    modules = tcb.modules_in_tee()
-    assert "teehouse_enclave.node" in modules
-    assert {name.split(".")[0] for name in modules} <= {"teehouse_enclave", "teehouse_core"}
+    node, keys = (set(tcb.modules_in_tee(process)) for process in ("teehouse-node", "teehouse-keys"))
+    assert "teehouse_enclave.node.exchange" in node - keys
+    assert "teehouse_enclave.keys.commands" in keys - node
+    assert not any(name.startswith("teehouse_enclave.engine") for name in keys), "the key service runs no model"
+    assert {name.split(".")[0] for name in node | keys} <= {"teehouse_enclave", "teehouse_core"}
+
+
+def test_no_file_of_the_enclave_is_left_out(tcb: ModuleType) -> None:
+    listed = {file.path for process in tcb.MAX_LINES for file in tcb.source_files(ROOT, process)}
+    present = {path.relative_to(ROOT).as_posix() for path in (ROOT / "enclave/src").rglob("*.py")}
+    assert present <= listed
 
 
 def test_packages_are_the_locked_ones(tcb: ModuleType) -> None:
-    packages = {package.name: package for package in tcb.third_party(ROOT)}
-    assert {"cryptography", "uvicorn", "xllamacpp"} <= set(packages)
+    packages = {package.name: package for package in tcb.third_party(ROOT, "teehouse-node")}
+    assert {"cryptography", "uvicorn", "xllamacpp", "lxml"} <= set(packages)
+    assert "xllamacpp" not in {package.name for package in tcb.third_party(ROOT, "teehouse-keys")}
     assert not {"fastapi", "starlette", "sqlalchemy", "pydantic", "typer", "pytest"} & set(packages)
     locked = tcb.locked_versions(ROOT)
     assert all(package.version == locked[name] for name, package in packages.items())
@@ -60,11 +69,19 @@ def test_stale_document_fails(tcb: ModuleType, tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("ceiling", ["MAX_LINES", "MAX_PACKAGES"])
+@pytest.mark.parametrize("process", ["teehouse-node", "teehouse-keys"])
 def test_exceeded_budget_fails(
-    tcb: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ceiling: str, capsys: pytest.CaptureFixture[str]
+    tcb: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ceiling: str,
+    process: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(tcb, "DOCUMENT", str(tmp_path / "TCB.md"))
-    monkeypatch.setattr(tcb, ceiling, -1)
+    monkeypatch.setattr(tcb, ceiling, {**getattr(tcb, ceiling), process: -1})
     assert tcb.main([]) == 1
     assert tcb.main(["--check"]) == 1
-    assert "0008-tcb-budget" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "0008-tcb-budget" in said
+    assert process in said

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes enclave/TCB.md: every file and every third-party package that runs inside the TEE.
+"""Writes enclave/TCB.md: every file and every third-party package that runs inside a TEE, counted per process.
 
-The files are those of `enclave/src` and the modules of `core` that they import, followed to the end of the import
-graph. The packages are the closure of what the two wheels require, with the versions of `requirements.lock`, as
-resolved for one fixed target (CPython 3.11 on Linux x86-64), so that the text is the same on every machine.
+Two processes run in TEEs, each in a machine of its own: a node sees prompts and no other tenant's keys, the key service
+sees keys and no prompt. The files of a process are its part of `enclave/src` and whatever those import, followed to the
+end of the import graph; what belongs to neither counts for the node. The packages are the closure of what the two
+wheels require for it, with the versions of `requirements.lock`, as resolved for one fixed target (CPython 3.11 on Linux
+x86-64), so that the text is the same on every machine.
 
 It does not count the interpreter and its standard library, compiled code inside packages, the kernel or the firmware;
 the document says so. `--check` exits 1 when the document is stale or a budget is exceeded.
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import io
 import re
 import sys
@@ -29,13 +32,20 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = "enclave/TCB.md"
 PACKAGES = {"teehouse_enclave": "enclave/src", "teehouse_core": "core/src"}
-EXTRA = "llamacpp"  # the embedded engine is the default, so it counts
 OWN = {"teehouse", "teehouse-core", "teehouse-enclave", "teehouse-cloud"}
 
 # Ceilings. Raising one is a decision: change docs/adr/0008-tcb-budget.md with it and argue there.
 BUDGET_ADR = "docs/adr/0008-tcb-budget.md"
-MAX_LINES = 9000  # lines of our own code inside the TEE
-MAX_PACKAGES = 18  # third-party packages inside the TEE
+MAX_LINES = {"teehouse-node": 16500, "teehouse-keys": 20000}  # lines of our own code in the process
+MAX_PACKAGES = {"teehouse-node": 18, "teehouse-keys": 18}  # third-party packages installed beside it
+
+KEYS_PART = "teehouse_enclave.keys"
+# Extras that count: the embedded engine is the default of a node, and both appraise evidence of every platform.
+# Not counted: nvml and pkcs11, which are installed only where such a device is used.
+EXTRAS = {
+    "teehouse-node": {"core": ("nvidia", "tdx"), "enclave": ("llamacpp",)},
+    "teehouse-keys": {"core": ("nvidia", "tdx"), "enclave": ()},
+}
 
 TARGET = {
     "implementation_name": "cpython",
@@ -63,7 +73,7 @@ NOT_CODE = {
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """One of our files that runs in the TEE."""
+    """One of our files that runs in a TEE."""
 
     path: str
     lines: int
@@ -72,7 +82,7 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """One third-party package that is installed in the TEE."""
+    """One third-party package that is installed in a TEE."""
 
     name: str
     version: str
@@ -105,10 +115,17 @@ def purpose_of(source: str) -> str:
     return sentence.rstrip(".").replace("|", "\\|") or "(no docstring)"
 
 
-def modules_in_tee() -> list[str]:
-    """Every module of the enclave wheel and every module of core that it imports, packages' `__init__` included."""
-    graph = grimp.build_graph(*PACKAGES, cache_dir=None)
-    found = {name for name in graph.modules if name.split(".")[0] == "teehouse_enclave"}
+@functools.cache
+def _graph() -> grimp.ImportGraph:
+    return grimp.build_graph(*PACKAGES, cache_dir=None)
+
+
+def modules_in_tee(process: str) -> list[str]:
+    """Every module that the process's part of the enclave wheel imports, packages' `__init__` included."""
+    graph = _graph()
+    enclave = {name for name in graph.modules if name.split(".")[0] == "teehouse_enclave"}
+    keys = {name for name in enclave if name == KEYS_PART or name.startswith(f"{KEYS_PART}.")}
+    found = keys if process == "teehouse-keys" else enclave - keys
     waiting = list(found)
     while waiting:
         name = waiting.pop()
@@ -119,10 +136,10 @@ def modules_in_tee() -> list[str]:
     return sorted(found)
 
 
-def source_files(root: Path) -> list[SourceFile]:
+def source_files(root: Path, process: str) -> list[SourceFile]:
     """The files of `modules_in_tee`, by path."""
     files = []
-    for module in modules_in_tee():
+    for module in modules_in_tee(process):
         stem = root / PACKAGES[module.split(".")[0]] / Path(*module.split("."))
         path = stem / "__init__.py" if stem.is_dir() else stem.with_suffix(".py")
         source = path.read_text(encoding="utf-8")
@@ -141,8 +158,8 @@ def locked_versions(root: Path) -> dict[str, str]:
     return versions
 
 
-def third_party(root: Path) -> list[Package]:
-    """Closure of the requirements of core and enclave (with the embedded engine)."""
+def third_party(root: Path, process: str) -> list[Package]:
+    """Closure of the requirements of core and enclave, with the extras that count for the process."""
     versions = locked_versions(root)
     needed_by: dict[str, set[str]] = {}
     seen: set[tuple[str, str]] = set()
@@ -150,8 +167,8 @@ def third_party(root: Path) -> list[Package]:
     for wheel in ("core", "enclave"):
         project = tomllib.loads((root / wheel / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         texts = [*project["dependencies"]]
-        if wheel == "enclave":
-            texts += project["optional-dependencies"][EXTRA]
+        for extra in EXTRAS[process][wheel]:
+            texts += project["optional-dependencies"][extra]
         waiting += [(project["name"], Requirement(text)) for text in texts]
     while waiting:
         by, requirement = waiting.pop()
@@ -182,9 +199,9 @@ def _requirements(name: str, extra: str) -> list[Requirement]:
 
 
 def direct_imports() -> dict[str, set[str]]:
-    """Distribution name → our modules in the TEE that import it themselves."""
+    """Distribution name → our modules in a TEE that import it themselves."""
     graph = grimp.build_graph(*PACKAGES, include_external_packages=True, cache_dir=None)
-    inside = set(modules_in_tee())
+    inside = {name for process in MAX_LINES for name in modules_in_tee(process)}
     distributions = packages_distributions()
     found: dict[str, set[str]] = {}
     for module in inside:
@@ -194,51 +211,71 @@ def direct_imports() -> dict[str, set[str]]:
     return found
 
 
-def render(files: list[SourceFile], packages: list[Package], imported: dict[str, set[str]]) -> str:
+def render(
+    files: dict[str, list[SourceFile]], packages: dict[str, list[Package]], imported: dict[str, set[str]]
+) -> str:
     """The document."""
-    total = sum(file.lines for file in files)
     out = [
         "<!-- SPDX-License-Identifier: Apache-2.0 -->",
         "<!-- Generated by `make tcb`. Do not edit: `make lint` fails when this is stale. -->",
         "# What runs inside the TEE",
         "",
-        "Every file and third-party package below can read prompts, so each is part of the trusted computing base.",
-        "Lines are lines of code: no blanks, comments or docstrings. Packages are what `teehouse-enclave` with the",
-        f"embedded engine (`{EXTRA}`) installs on CPython 3.11, Linux x86-64, in the versions of `requirements.lock`.",
+        "Two processes run in TEEs, each in its own: `teehouse-node` can read prompts, `teehouse-keys` can read keys.",
+        "Every file and third-party package below is part of the trusted computing base of the processes it is ticked",
+        "for. Lines are lines of code: no blanks, comments or docstrings. Packages are what the process needs on",
+        "CPython 3.11, Linux x86-64, in the versions of `requirements.lock`: for the node with the embedded engine, for",
+        "both with what they need to appraise evidence of every platform. The extras `nvml` and `pkcs11` are for machines",
+        "with such a device and not counted.",
         "",
         "Not counted here: the Python interpreter and its standard library, compiled code inside the packages",
-        "(llama.cpp in `xllamacpp`, OpenSSL in `cryptography`, libuv in `uvloop`), the operating system of the guest,",
-        "the firmware and the processor. They are trusted too, and a measurement covers them only on real hardware.",
+        "(llama.cpp in `xllamacpp`, OpenSSL in `cryptography`, libuv in `uvloop`, libxml2 in `lxml`), the operating",
+        "system of the guest, the firmware and the processor. They are trusted too, and a measurement covers them only",
+        "on real hardware.",
         "",
         "| | now | budget |",
         "| --- | ---: | ---: |",
-        f"| lines of our code | {total} | {MAX_LINES} |",
-        f"| third-party packages | {len(packages)} | {MAX_PACKAGES} |",
-        "",
-        f"The budget is a decision: [{Path(BUDGET_ADR).stem}](../{BUDGET_ADR}).",
-        "",
     ]
-    for title, prefix in (("Enclave", "enclave/"), ("Core, as far as the enclave imports it", "core/")):
-        part = [file for file in files if file.path.startswith(prefix)]
+    for process in MAX_LINES:
+        total = sum(file.lines for file in files[process])
         out += [
-            f"## {title}: {sum(file.lines for file in part)} lines",
-            "",
-            "| file | lines | purpose |",
-            "| --- | ---: | --- |",
+            f"| `{process}`: lines of our code | {total} | {MAX_LINES[process]} |",
+            f"| `{process}`: third-party packages | {len(packages[process])} | {MAX_PACKAGES[process]} |",
         ]
-        out += [f"| `{file.path}` | {file.lines} | {file.purpose} |" for file in part]
+    out += ["", f"The budget is a decision: [{Path(BUDGET_ADR).stem}](../{BUDGET_ADR}).", ""]
+    columns = " | ".join(process.removeprefix("teehouse-") for process in MAX_LINES)
+    everything = {file.path: file for part in files.values() for file in part}
+    inside = {process: {file.path for file in part} for process, part in files.items()}
+    for title, prefix in (("Enclave", "enclave/"), ("Core, as far as the enclave imports it", "core/")):
+        part = [file for path, file in sorted(everything.items()) if path.startswith(prefix)]
+        sums = ", ".join(
+            f"{sum(file.lines for file in part if file.path in inside[process])} in `{process}`"
+            for process in MAX_LINES
+        )
+        out += [
+            f"## {title}: {sums}",
+            "",
+            f"| file | lines | {columns} | purpose |",
+            "| --- | ---: | :---: | :---: | --- |",
+        ]
+        out += [f"| `{file.path}` | {file.lines} | {_ticks(file.path, inside)} | {file.purpose} |" for file in part]
         out.append("")
+    names = {process: {package.name for package in part} for process, part in packages.items()}
     out += [
-        f"## Third-party packages: {len(packages)}",
+        "## Third-party packages",
         "",
-        "| package | version | required by | imported by our code in |",
+        f"| package | version | {columns} | required by | imported by our code in |",
+        "| --- | --- | :---: | :---: | --- | --- |",
     ]
-    out.append("| --- | --- | --- | --- |")
-    for package in packages:
+    for package in sorted({p.name: p for part in packages.values() for p in part}.values(), key=lambda p: p.name):
         users = sorted({".".join(module.split(".")[:2]) for module in imported.get(package.name, set())})
-        names = ", ".join(f"`{user}`" for user in users) or "nothing of ours"
-        out.append(f"| {package.name} | {package.version} | {', '.join(package.needed_by)} | {names} |")
+        by = ", ".join(f"`{user}`" for user in users) or "nothing of ours"
+        ticks = _ticks(package.name, names)
+        out.append(f"| {package.name} | {package.version} | {ticks} | {', '.join(package.needed_by)} | {by} |")
     return "\n".join(out) + "\n"
+
+
+def _ticks(name: str, inside: dict[str, set[str]]) -> str:
+    return " | ".join("✓" if name in inside[process] else "" for process in MAX_LINES)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -246,7 +283,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Generate enclave/TCB.md.")
     parser.add_argument("--check", action="store_true", help="exit 1 when the document is stale; write nothing")
     check = parser.parse_args(argv).check
-    files, packages = source_files(ROOT), third_party(ROOT)
+    files = {process: source_files(ROOT, process) for process in MAX_LINES}
+    packages = {process: third_party(ROOT, process) for process in MAX_LINES}
     text = render(files, packages, direct_imports())
     path = ROOT / DOCUMENT
     failed = False
@@ -259,13 +297,15 @@ def main(argv: list[str] | None = None) -> int:
             failed = True
     else:
         path.write_text(text, encoding="utf-8")
-    for what, now, most in (
-        ("lines", sum(file.lines for file in files), MAX_LINES),
-        ("packages", len(packages), MAX_PACKAGES),
-    ):
-        if now > most:
-            print(f"{DOCUMENT}: {now} {what} inside the TEE, the budget is {most}: {BUDGET_ADR}", file=sys.stderr)
-            failed = True
+    for process in MAX_LINES:
+        for what, now, most in (
+            ("lines", sum(file.lines for file in files[process]), MAX_LINES[process]),
+            ("packages", len(packages[process]), MAX_PACKAGES[process]),
+        ):
+            if now > most:
+                text = f"{DOCUMENT}: {now} {what} inside {process}, the budget is {most}: {BUDGET_ADR}"
+                print(text, file=sys.stderr)
+                failed = True
     return 1 if failed else 0
 
 

@@ -2,7 +2,7 @@
 """Where the root key comes from: a backend seals 32 random bytes to this machine, or to an HSM, and gives them back.
 
 The sealed form is no secret and lies in the journal's slots; that it opens here and nowhere else is the backend's work.
-What each backend promises stands in its module and in docs/adr/0018. A store that loses or swaps the sealed root can
+What each backend promises stands in its module and in docs/adr/0016. A store that loses or swaps the sealed root can
 stop the service, but not move it: another root opens no record, and a fresh start is noticed by the witnesses.
 """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Key bytes at rest, in two halves, so that an append-only journal can forget (docs/adr: crypto-shredding).
+"""Key bytes at rest, in two halves, so that an append-only journal can forget (docs/adr/0015).
 
 Each version has a random key of its own (KEK). The journal holds the key bytes sealed under the KEK; a *slot*, in a
 small store that is not append-only, holds the KEK sealed under the root. Destroying a version removes the slot: what
