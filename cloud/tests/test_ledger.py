@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from ledger_support import LOG, Ledger, entry, frontier_of, leaf, note_of
 from postgres_support import on_both_databases
+from sqlalchemy import event, text
 
 from teehouse_cloud.ledger import entries as entries_module
 from teehouse_cloud.ledger.forms import MAX_ENTRIES
@@ -396,6 +397,54 @@ async def test_secrets_are_stored_and_logged_nowhere(
     for token in (ledger.writer, ledger.audit):
         assert not any(token[6:].encode() in data for data in contents)
         assert token not in world.log.getvalue()
+
+
+async def test_a_full_disk_is_said_and_changes_nothing(ledger: Ledger, world: Any, backend: str) -> None:
+    """SQLite is given no page more; PostgreSQL, which has no such switch, is told to raise the error itself."""
+    leaves = [leaf(i) for i in range(50)]
+    await ledger.fill(leaves[:10])
+    engine = world.gateway.database.engine
+    if backend == "sqlite":
+        used = await _scalar(engine, "PRAGMA page_count")
+        await engine.dispose()  # the limit holds for a connection: all that come have it
+        lift = _on_connect(engine, f"PRAGMA max_page_count={used + 2}")
+    else:
+        await _run(
+            engine,
+            "CREATE FUNCTION no_room() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN RAISE EXCEPTION 'no room' USING ERRCODE = '53100'; END $$",
+        )
+        await _run(engine, "CREATE TRIGGER no_room BEFORE INSERT ON ledger_entries EXECUTE FUNCTION no_room()")
+    big = [entry(data, private=bytes(20_000)) for data in leaves[10:]]
+    status, answer = await ledger.append(10, big)
+    assert (status, answer["code"]) == (507, "storage-full")
+    assert json.loads(await ledger.get(""))["size"] == 10
+    if backend == "sqlite":
+        lift()
+        await engine.dispose()
+    else:
+        await _run(engine, "DROP TRIGGER no_room ON ledger_entries")
+    assert await ledger.append(10, big) == (200, {"size": 50})
+
+
+async def _scalar(engine: Any, statement: str) -> Any:
+    async with engine.connect() as connection:
+        return (await connection.execute(text(statement))).scalar()
+
+
+async def _run(engine: Any, statement: str) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(text(statement))
+
+
+def _on_connect(engine: Any, statement: str) -> Any:
+    def hook(connection: Any, _record: Any) -> None:
+        cursor = connection.cursor()
+        cursor.execute(statement)
+        cursor.close()
+
+    event.listen(engine.sync_engine, "connect", hook)
+    return lambda: event.remove(engine.sync_engine, "connect", hook)
 
 
 async def test_metrics_name_no_log(ledger: Ledger, world: Any) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import stat
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from sqlalchemy import MetaData, Table, inspect, text
 from sqlalchemy.engine import Connection
 
 from teehouse_cloud.errors import DatabaseError, NotFoundError, SettingsError
+from teehouse_cloud.ledger.entries import NewEntry, append, forget_opening
+from teehouse_cloud.ledger.snapshots import delete_snapshot, get_snapshot, put_snapshot
 from teehouse_cloud.store.database import Database, database_url
 from teehouse_cloud.store.endpoints import put_endpoint
 from teehouse_cloud.store.keys import create_key, get_key, key_hash, list_keys, revoke_key
@@ -210,4 +213,27 @@ async def test_moving_a_node_forgets_what_was_seen(empty_url: str) -> None:
     row = await get_node(database, "n")
     assert (row.state, row.keysets, row.usage_after) == ("new", [], 0)
     await update_node(database, "gone", state="x")
+    await database.close()
+
+
+async def test_what_the_ledger_deletes_leaves_the_disk(tmp_path: Path) -> None:
+    """SQLite alone: PostgreSQL overwrites what was deleted at a time of its own choosing."""
+    database = at(f"sqlite:///{tmp_path / 'x.db'}")
+    await upgrade(database)
+    name, slot = b"Rosalind Franklin", b"a wrapped key that is to be gone" * 200
+    opening = json.dumps({"names": [name.decode()]})
+    await append(database, "tenant-a", 0, [NewEntry(b"{}", opening, b"")], 1)
+    await put_snapshot(database, "tenant-a", "slot", slot, 1)
+
+    def kept(data: bytes) -> bool:
+        return any(data in path.read_bytes() for path in tmp_path.iterdir())
+
+    assert kept(name)
+    assert kept(slot[:64])
+    await delete_snapshot(database, "tenant-a", "slot")
+    await forget_opening(database, "tenant-a", 0)
+    assert not kept(name)
+    assert not kept(slot[:64])
+    with pytest.raises(NotFoundError):
+        await get_snapshot(database, "tenant-a", "slot")
     await database.close()

@@ -34,7 +34,7 @@ class SettingsError(OperatorError):
 
 
 class DatabaseError(OperatorError):
-    """The database cannot be used as it is. Codes `db-unreachable`, `db-not-migrated`."""
+    """The database cannot be used as it is. Codes `db-unreachable`, `db-not-migrated`, `storage-full`."""
 
 
 class NotFoundError(OperatorError):

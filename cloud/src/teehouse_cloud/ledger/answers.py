@@ -47,6 +47,8 @@ def as_refusal(exc: MalformedError | ConflictError | NotFoundError | DatabaseErr
         return LedgerRefusal(404, exc.code, exc.message, exc.hint)
     if isinstance(exc, MalformedError):
         return LedgerRefusal(400, "malformed", exc.message, exc.hint)
+    if exc.code == "storage-full":
+        return LedgerRefusal(507, exc.code, exc.message, exc.hint, retry_after=10)
     return LedgerRefusal(503, exc.code, "the database does not answer", retry_after=1)
 
 

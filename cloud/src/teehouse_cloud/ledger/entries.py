@@ -247,3 +247,4 @@ async def forget_opening(database: Database, log: str, index: int) -> None:
         found = await session.execute(forget.execution_options(synchronize_session=False))
         if found.one_or_none() is None:
             raise NotFoundError("the log has no such entry", code="entry-unknown")
+    await database.settle()

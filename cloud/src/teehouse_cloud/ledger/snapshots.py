@@ -44,6 +44,7 @@ async def delete_snapshot(database: Database, log: str, name: str) -> None:
     async with database.session() as session:
         log_id = await _id_of(session, log)
         await session.execute(delete(LedgerSnapshot).where(LedgerSnapshot.log == log_id, LedgerSnapshot.name == name))
+    await database.settle()
 
 
 async def _id_of(session: AsyncSession, log: str) -> int:

@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import event
+from sqlalchemy import event, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
 from teehouse_cloud.errors import DatabaseError, SettingsError
@@ -32,13 +33,13 @@ _DRIVERS = {
 }
 
 
-def database_url(text: str) -> URL:
+def database_url(written: str) -> URL:
     """Turn what a person writes (`sqlite:///file.db`, `postgresql://…`) into the async driver's URL.
 
     Raises `SettingsError` for anything else. In-memory SQLite is refused: each connection would see its own.
     """
     try:
-        url = make_url(text)
+        url = make_url(written)
     except ArgumentError as exc:
         raise SettingsError(
             "the database URL cannot be read", code="settings", hint="use sqlite:///path/to/file.db or postgresql://…"
@@ -86,11 +87,28 @@ class Database:
             async with self._sessions.begin() as session:
                 yield session
         except (SQLAlchemyError, OSError) as exc:
+            if _is_full(exc):
+                raise DatabaseError(
+                    "the database's disk is full", code="storage-full", hint="make room; nothing was changed"
+                ) from exc
             raise DatabaseError(
                 f"the database refused the operation ({type(exc).__name__})",
                 code="db-unreachable",
                 hint="is the database up, and its file writable by this user?",
             ) from exc
+
+    async def settle(self) -> None:
+        """Let what was just deleted leave the disk: SQLite would keep it in its write-ahead log until later.
+
+        PostgreSQL overwrites it at a time of its own choosing (VACUUM). A reader that is in the way makes SQLite do
+        less, which is no error.
+        """
+        if self.is_sqlite:
+            try:
+                async with self.engine.connect() as connection:
+                    await connection.execute(text("PRAGMA wal_checkpoint(TRUNCATE)"))
+            except (SQLAlchemyError, OSError) as exc:
+                raise DatabaseError("the database is busy", code="db-unreachable") from exc
 
     async def close(self) -> None:
         """Close every pooled connection."""
@@ -104,6 +122,14 @@ def insert_new(database: Database, model: type[Base]) -> Any:
     """
     make = sqlite.insert if database.is_sqlite else postgresql.insert
     return make(model).on_conflict_do_nothing()
+
+
+def _is_full(exc: Exception) -> bool:
+    """Whether the disk had no room: SQLITE_FULL, disk_full of PostgreSQL, or ENOSPC itself."""
+    if isinstance(exc, DBAPIError):
+        cause = exc.orig
+        return getattr(cause, "sqlite_errorname", "") == "SQLITE_FULL" or getattr(cause, "sqlstate", "") == "53100"
+    return isinstance(exc, OSError) and exc.errno == errno.ENOSPC
 
 
 def _sqlite_pragmas(connection: Any, _record: Any) -> None:
