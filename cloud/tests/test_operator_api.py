@@ -58,8 +58,13 @@ async def test_the_whole_way_of_a_node(world: Any) -> None:
     await world.start()
     assert await call(world, "PUT", "/endpoints/ep-two", json={"name": "second"}) == (
         201,
-        {"id": "ep-two", "name": "second", "created_at": _any()},
+        {"id": "ep-two", "name": "second", "created_at": _any(), "tks_url": None, "tks_tenant": None},
     )
+    wish = {"name": "second", "tks_url": "http://127.0.0.1:9/", "tks_tenant": "t-1"}
+    status, row = await call(world, "PUT", "/endpoints/ep-two", json=wish)
+    assert (status, row["tks_url"], row["tks_tenant"]) == (200, "http://127.0.0.1:9", "t-1")
+    assert world.gateway.fleet.pools["ep-two"].tenant == "t-1"
+    assert (await call(world, "PUT", "/endpoints/ep-two", json={"name": "x", "tks_url": "ftp://h"}))[0] == 422
     assert (await call(world, "PUT", "/endpoints/ep-two", json={"name": "again"}))[0] == 200
     status, listed = await call(world, "GET", "/endpoints")
     assert [row["name"] for row in listed["endpoints"]] == ["demo", "again"]

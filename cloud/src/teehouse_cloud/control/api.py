@@ -72,8 +72,10 @@ def build_api(database: Database, accounts: _Accounts, registry: _Registry, ledg
 def _add_fleet(api: FastAPI, database: Database, registry: _Registry) -> None:
     @api.put("/api/v1/endpoints/{endpoint}", responses={201: {"model": EndpointOut}})
     async def put_endpoint_(endpoint: EndpointId, wish: EndpointIn, response: Response) -> EndpointOut:
-        """Create or rename an endpoint."""
-        row, created = await put_endpoint(database, endpoint, wish.name, int(time.time()))
+        """Create an endpoint, or say anew what it is called and where its pool is published."""
+        row, created = await put_endpoint(
+            database, endpoint, wish.name, int(time.time()), tks_url=wish.tks_url, tks_tenant=wish.tks_tenant
+        )
         await registry.changed()
         response.status_code = 201 if created else 200
         return EndpointOut.model_validate(row)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
@@ -71,9 +71,11 @@ class _Out(BaseModel):
 
 
 class EndpointIn(_In):
-    """Wish for an endpoint."""
+    """Wish for an endpoint. `tks_url` is where its pool is published, `tks_tenant` whose pool; without it, none."""
 
     name: Label
+    tks_url: NodeUrl | Literal[""] = ""
+    tks_tenant: Annotated[str, StringConstraints(pattern=r"^[!-~]{0,128}$")] = ""
 
 
 class EndpointOut(_Out):
@@ -82,6 +84,8 @@ class EndpointOut(_Out):
     id: str
     name: str
     created_at: int
+    tks_url: str | None
+    tks_tenant: str | None
 
 
 class EndpointsOut(_Out):

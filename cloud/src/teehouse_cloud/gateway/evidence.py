@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from typing import Any
 from urllib.parse import parse_qs
 
 import aiohttp
@@ -18,6 +19,7 @@ from teehouse_cloud.gateway.limits import RateLimit
 from teehouse_cloud.gateway.metrics import Metrics
 from teehouse_cloud.gateway.outbound import get_bytes
 from teehouse_cloud.gateway.poller import Poller
+from teehouse_cloud.gateway.pools import Pools
 from teehouse_cloud.logs import get_logger
 from teehouse_cloud.settings import Settings
 from teehouse_core.errors import MalformedError
@@ -44,6 +46,7 @@ class EvidenceDoor:
         session: aiohttp.ClientSession,
         metrics: Metrics,
     ) -> None:
+        self._pools = Pools(fleet, session, metrics)
         self._fleet = fleet
         self._poller = poller
         self._session = session
@@ -63,12 +66,14 @@ class EvidenceDoor:
             if not await self._fleet.has_endpoint(endpoint):
                 raise Refusal("unavailable", status=404, reason="endpoint-unknown")
             label = endpoint
-            bundles = await self._gather(endpoint, challenge, count)
-            answer = {
+            bundles, pool = await self._everything(endpoint, challenge, count)
+            answer: dict[str, Any] = {
                 "v": "evidence-set/1",
                 "endpoint": endpoint,
                 "bundles": [base64.b64encode(bundle).decode("ascii") for bundle in bundles],
             }
+            if pool is not None:
+                answer["pools"] = [pool]
             await send_json(send, 200, answer, [(b"x-request-id", rid.encode())])
         except (Refusal, MalformedError, DatabaseError) as exc:
             refusal = _as_refusal(exc)
@@ -77,6 +82,19 @@ class EvidenceDoor:
         finally:
             self._metrics.requests.labels(label, str(status)).inc()
             get_logger().info("evidence", request_id=rid, endpoint=label, status=status)
+
+    async def _everything(self, endpoint: str, challenge: str, count: int) -> tuple[list[bytes], dict[str, str] | None]:
+        """Nodes' bundles and the endpoint's pool; a pool stands in where no node answers (scale to zero)."""
+        nodes, pool = await asyncio.gather(
+            self._gather(endpoint, challenge, count), self._pools.relay(endpoint, challenge), return_exceptions=True
+        )
+        if isinstance(pool, BaseException):
+            raise pool
+        if not isinstance(nodes, BaseException):
+            return nodes, pool
+        if isinstance(nodes, Refusal) and pool is not None:
+            return [], pool
+        raise nodes
 
     async def _gather(self, endpoint: str, challenge: str, count: int) -> list[bytes]:
         """Bundles of up to `count` ready nodes. Raises `Refusal` when there is none."""

@@ -15,13 +15,21 @@ from teehouse_cloud.store.database import Database
 from teehouse_cloud.store.endpoints import list_endpoints
 from teehouse_cloud.store.nodes import NEW, list_nodes
 
-__all__ = ["DOWN", "DRAINING", "NOT_READY", "READY", "WRONG", "Fleet", "NodeView"]
+__all__ = ["DOWN", "DRAINING", "NOT_READY", "READY", "WRONG", "Fleet", "NodeView", "PoolPlace"]
 
 READY = "ready"
 NOT_READY = "not-ready"  # answers, and says no
 DRAINING = "draining"
 DOWN = "down"  # does not answer, or failed under a request
 WRONG = "wrong-node"  # another node, or a node of another endpoint, answers at this URL
+
+
+@dataclass(frozen=True, slots=True)
+class PoolPlace:
+    """Where an endpoint's pool is published, and whose it is (may be "")."""
+
+    url: str
+    tenant: str
 
 
 @dataclass(slots=True)
@@ -52,6 +60,7 @@ class Fleet:
         self._database = database
         self.nodes: dict[str, NodeView] = {}
         self.endpoints: frozenset[str] = frozenset()
+        self.pools: dict[str, PoolPlace] = {}
         self._read_at = 0.0
         self._reading = asyncio.Lock()  # an older reading must not overwrite a newer one
 
@@ -65,6 +74,7 @@ class Fleet:
         endpoints = await list_endpoints(self._database)
         rows = await list_nodes(self._database)
         self.endpoints = frozenset(row.id for row in endpoints)
+        self.pools = {row.id: PoolPlace(row.tks_url, row.tks_tenant or "") for row in endpoints if row.tks_url}
         nodes: dict[str, NodeView] = {}
         for row in rows:
             known = self.nodes.get(row.id)

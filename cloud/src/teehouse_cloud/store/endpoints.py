@@ -11,15 +11,17 @@ from teehouse_cloud.store.models import Endpoint
 __all__ = ["list_endpoints", "put_endpoint"]
 
 
-async def put_endpoint(database: Database, endpoint: str, name: str, now: int) -> tuple[Endpoint, bool]:
-    """Create or rename; returns the row and whether it is new."""
+async def put_endpoint(
+    database: Database, endpoint: str, name: str, now: int, *, tks_url: str = "", tks_tenant: str = ""
+) -> tuple[Endpoint, bool]:
+    """Create or change; returns the row and whether it is new. Without `tks_url` the endpoint has no pool."""
     async with database.session() as session:
         row = await session.get(Endpoint, endpoint)
         created = row is None
         if row is None:
             row = Endpoint(id=endpoint, name=name, created_at=now)
             session.add(row)
-        row.name = name
+        row.name, row.tks_url, row.tks_tenant = name, tks_url or None, tks_tenant or None
     return row, created
 
 

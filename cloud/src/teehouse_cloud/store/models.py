@@ -63,6 +63,9 @@ class Endpoint(Base):
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     name: Mapped[str] = mapped_column(String(200))
     created_at: Mapped[int] = mapped_column(BigInteger)
+    # Where the endpoint's pool is published, and whose it is; null for an endpoint without one (PROTOCOL §6).
+    tks_url: Mapped[str | None] = mapped_column(String(512))
+    tks_tenant: Mapped[str | None] = mapped_column(String(128))
 
 
 class Node(Base):

@@ -63,7 +63,7 @@ class PoolKeys:
 
         Raises TeehouseError; nothing that is held is lost then.
         """
-        signed = SignedPool.parse(await self._client.signed_pool(self._endpoint))
+        signed = SignedPool.parse(await self._client.signed_pool(self._endpoint, self._config.tenant))
         keyset = Keyset.parse(signed.keyset)
         if self.keyset is not None and keyset.sha256 == self.keyset.sha256:
             return False

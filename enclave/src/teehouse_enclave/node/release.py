@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
+from urllib.parse import urlencode
 
 import httpx2
 
@@ -106,9 +107,9 @@ class KeyServiceClient:
             raise RefusedError("the key service names a keyset that its evidence does not speak for", code="tks-keyset")
         return known.keyset
 
-    async def signed_pool(self, endpoint: str) -> bytes:
-        """What the key service publishes about the endpoint's pool, unread. Raises OperatorError."""
-        return await self._ask("GET", f"/v1/pools/{endpoint}", MAX_SIGNED)
+    async def signed_pool(self, endpoint: str, tenant: str) -> bytes:
+        """What the key service publishes about a tenant's pool for the endpoint, unread. Raises OperatorError."""
+        return await self._ask("GET", f"/v1/pools/{endpoint}?{urlencode({'tenant': tenant})}", MAX_SIGNED)
 
     async def get_data_key(self, tenant: str, ring: str, key: str, version: str) -> Released:
         """A data key of the node's tenant, after attested release. Raises as `release`."""
