@@ -22,7 +22,7 @@ from teehouse_core.wire.keyset import Keyset
 __all__ = ["DigestOf", "open_grant", "seal_grant"]
 
 DigestOf = Callable[[str, bytes], str]
-"""(algorithm, key bytes) → `public_sha256` of spec 07 §3 in hex. Raises a TeehouseError for bytes that are no such key."""
+"""(algorithm, key bytes) → `public_sha256` of spec 07 §3 in hex. Raises a TeehouseError for bytes of no such key."""
 
 
 def seal_grant(suite: str, pk: bytes, grant: bytes, key_plain: bytes) -> bytes:

@@ -16,7 +16,6 @@ import asyncio
 import dataclasses
 import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -105,13 +104,16 @@ class ReleaseDesk:
         self._desk = desk
         self._pools = pools
         self._challenges = challenges
-        self._seen: OrderedDict[tuple[str, str, str], bytes] = OrderedDict()
+        self._seen: OrderedDict[tuple[str, str, str], tuple[bytes, int]] = OrderedDict()
         self._seen_bytes = 0
 
-    def challenge(self) -> Mapping[str, str]:
-        """Members `tks_keyset_sha256` and `drawn` (32 bytes, hex here). Raises KeysError `over-limit`."""
-        drawn = self._challenges.draw(self._desk.monotonic())
-        return {"tks_keyset_sha256": self._desk.keyset.sha256, "drawn": drawn.hex()}
+    @property
+    def open_challenges(self) -> int:
+        return len(self._challenges)
+
+    def challenge(self) -> tuple[str, bytes]:
+        """keyset_sha256 of this service now, and 32 fresh bytes. Raises KeysError `over-limit`."""
+        return self._desk.keyset.sha256, self._challenges.draw(self._desk.monotonic())
 
     async def release(self, body: bytes) -> ReleaseAnswer:
         """Decide one request. Raises KeysError, `ReleaseRefused`, StorageError; then nothing was sent."""
@@ -136,9 +138,9 @@ class ReleaseDesk:
                 raise _refusal(judgement, committed.committed, committed.reason)
             return await self._answer(asked, judgement, committed.committed)  # (7)
 
-    def last_seen(self, tenant: str) -> list[bytes]:
-        """The newest bundle of each node that asked for a key of this tenant, oldest first."""
-        return [raw for (owner, _, _), raw in self._seen.items() if owner == tenant]
+    def last_seen(self, tenant: str) -> list[tuple[bytes, int]]:
+        """The newest bundle of each node that asked for a key of this tenant, oldest first, and when it asked."""
+        return [seen for (owner, _, _), seen in self._seen.items() if owner == tenant]
 
     # ── parts ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -245,11 +247,11 @@ class ReleaseDesk:
     def _remember(self, asked: _Asked) -> None:
         bundle = asked.bundle
         place = (asked.request.tenant, bundle.keyset.endpoint, bundle.keyset.node)
-        self._seen_bytes -= len(self._seen.pop(place, b""))
-        self._seen[place] = bundle.raw
+        self._seen_bytes -= len(self._seen.pop(place, (b"", 0))[0])
+        self._seen[place] = (bundle.raw, self._desk.now())
         self._seen_bytes += len(bundle.raw)
         while len(self._seen) > _MAX_SEEN or self._seen_bytes > _MAX_SEEN_BYTES:
-            _, raw = self._seen.popitem(last=False)
+            _, (raw, _) = self._seen.popitem(last=False)
             self._seen_bytes -= len(raw)
 
 

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from teehouse_core.errors import TeehouseError
 from teehouse_core.log.entry import AuditEntry, PublicEntry
@@ -165,6 +165,11 @@ class Service:
         return await asyncio.to_thread(self.journal.get_slot, tenant_log(tenant), name)
 
     @property
+    def log_public_key(self) -> Ed25519PublicKey:
+        """What every log of this service is signed with, each under the name of its origin."""
+        return self._log_key.public_key()
+
+    @property
     def stalled(self) -> dict[str, str]:
         """Logs whose last round failed, with the code of what it failed at."""
         return {log: writer.stalled for log, writer in self.writers.items() if writer.stalled}
@@ -258,10 +263,9 @@ class Service:
                 break
             await asyncio.sleep(0.02)
 
-    def close(self) -> None:
-        """Let go of thread and journal."""
+    def stop(self) -> None:
+        """Let go of the thread; the journal stays open."""
         self._thread.shutdown(wait=True)
-        self.journal.close()
 
     async def _serve(self, batch: list[_Pending]) -> None:
         loop = asyncio.get_running_loop()
