@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from teehouse_core.appraise.policy import Policy
 from teehouse_core.errors import LocalError, MalformedError
@@ -60,10 +60,12 @@ class ReleasePolicy:
         )
 
     @classmethod
-    def parse(cls, data: bytes) -> ReleasePolicy:
+    def parse(cls, data: bytes, *, complete: bool = True) -> Self:
         """Strict parse of canonical JSON, ≤ MAX_TEXT bytes; the appraisal policy must be complete.
 
-        A policy that left fields to defaults would mean something else under the next version. Raises MalformedError.
+        A policy that left fields to defaults would mean something else under the next version. `complete=False` is for
+        the service alone, which reads what an older version of it accepted: a field that was not known then takes its
+        value of the preset `standard`. Raises MalformedError.
         """
         top = Fields(parse(data, limit=MAX_TEXT), "release policy")
         top.one_of("v", RELEASE_POLICY)
@@ -72,7 +74,7 @@ class ReleasePolicy:
             appraisal = Policy.load(json.dumps(given), "json")
         except LocalError as error:
             raise MalformedError(f"release policy: {error.message}", code=error.code) from None
-        if appraisal.to_json() != given:
+        if complete and appraisal.to_json() != given:
             raise MalformedError("the appraisal policy leaves fields to defaults", code="policy-incomplete")
         coco = top.fields("coco")
         policy = cls(
