@@ -135,7 +135,9 @@ def _begin(out: Path, manifest: Manifest) -> Path:
                 hint="delete the folder, or name another",
             )
         return drafts
-    if any(entry.name != _UNFINISHED for entry in out.iterdir()):
+    # A folder of beginnings without its mark is how a run leaves it that was killed at its very start or end: what
+    # lies beside it is then compared with the manifest, file by file.
+    if not drafts.exists() and any(out.iterdir()):
         raise LocalError(f"{out} is not empty", code="output-exists", hint="name another folder")
     drafts.mkdir(exist_ok=True, mode=0o700)
     replace_durably(mark, manifest.sha256.encode("ascii"), 0o600)

@@ -269,9 +269,14 @@ class _Member:
     def read_into(self, view: memoryview) -> None:
         at = 0
         while at < len(view):
-            data = self.file.read(len(view) - at)
+            try:
+                data = self.file.read(len(view) - at)
+            except tarfile.TarError:
+                data = b""
             if not data:
-                raise WeightsError("the tar ends inside a file", code="tar-truncated", file=self.name)
+                raise WeightsError(
+                    "the tar ends inside a file", code="tar-truncated", file=self.name, hint="a piece is missing"
+                )
             view[at : at + len(data)] = data
             at += len(data)
 
