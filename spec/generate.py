@@ -19,6 +19,7 @@ import evidence_kit
 import make_evidence
 from kit import ENVELOPES, VECTORS, Vector
 from make_bodies import bodies
+from make_commands import commands
 from make_documents import documents
 from make_log import logs
 from make_log_entries import log_entries
@@ -40,7 +41,7 @@ def make() -> tuple[dict[str, str], list[str]]:
     """Every file's text by its path below `vectors`, and what is wrong."""
     files: dict[str, str] = {}
     wrong: list[str] = []
-    for maker in (documents, requests, bodies, responses, logs, log_entries):
+    for maker in (documents, requests, bodies, responses, logs, log_entries, commands):
         for vector in maker():
             name = f"{vector.stage}/{vector.id}.json"
             if name in files:

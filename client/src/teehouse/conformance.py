@@ -19,6 +19,7 @@ from typing import Any
 
 from teehouse.conformance_evidence import EVIDENCE_STAGES
 from teehouse.conformance_input import InputError, member, objects, take, take_all
+from teehouse.conformance_keys import KEY_STAGES
 from teehouse.conformance_log import LOG_STAGES
 from teehouse_core.errors import MalformedError, TeehouseError
 from teehouse_core.seal.bhttp import decode_request
@@ -226,6 +227,7 @@ STAGES: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "open-request": _open_request,
     "open-response": _open_response,
     **LOG_STAGES,
+    **KEY_STAGES,
 }
 
 
