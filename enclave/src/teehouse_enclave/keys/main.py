@@ -23,7 +23,7 @@ from teehouse_core.errors import LocalError, TeehouseError
 from teehouse_core.log.signing import log_key
 from teehouse_core.seal.replay import NodeTime
 from teehouse_core.wire.keyset import Software
-from teehouse_enclave.keys.app import KeysApp
+from teehouse_enclave.keys.app import KeysApp, Mount
 from teehouse_enclave.keys.box import Box, Root
 from teehouse_enclave.keys.challenges import Challenges
 from teehouse_enclave.keys.commands import due
@@ -224,11 +224,9 @@ async def _run(
     publications = PublishDesk(desk, config.publish, Challenges(limits.open_challenges))
     releases = ReleaseDesk(desk, pools, Challenges(limits.open_challenges))
     evidence = EvidenceMaker(platform, limits.evidence_per_second)
-    mounts = (
-        [open_door(config.compat, service, desk.vault, platform, now=now, clock=time.monotonic)]
-        if config.compat
-        else []
-    )
+    mounts: list[Mount] = []
+    if config.compat:
+        mounts.append(open_door(config.compat, service, desk.vault, platform, now=now, clock=time.monotonic))
     app = KeysApp(desk, evidence, releases, pools, publications, limits, mounts)
     server = _Server(
         uvicorn.Config(
