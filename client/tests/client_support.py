@@ -216,6 +216,7 @@ class Gateway:
         self.canned: list[Canned] = []
         self.canned_evidence: list[Canned] = []
         self.evidence_from: Callable[[bytes], list[bytes]] = lambda value: [n.bundle(value) for n in self.nodes]
+        self.pools_from: Callable[[bytes], list[tuple[bytes, bytes]]] | None = None
         self.evidence_asked = 0
         self.connections = 0
         self.frames: list[bytes] = []
@@ -274,6 +275,13 @@ class _Handler(BaseHTTPRequestHandler):
             "endpoint": parts.path.split("/")[3],
             "bundles": [base64.b64encode(b).decode() for b in bundles],
         }
+        if outer.pools_from is not None:
+            pairs = outer.pools_from(unb64u(query["challenge"][0], 32))
+            names = ("pool", "bundle")
+            document["pools"] = [
+                {name: base64.b64encode(part).decode() for name, part in zip(names, pair, strict=True)}
+                for pair in pairs
+            ]
         self._canned(Canned(200, "application/json", json.dumps(document).encode()))
 
     def do_POST(self) -> None:

@@ -98,7 +98,7 @@ def ask(session: Session, endpoint: str, body: bytes, show: Callable[[str], None
                     answer.text += text
                     show(text)
         answer.total = time.monotonic() - began
-        answer.node = reply.accepted.keyset.node
+        answer.node = reply.accepted.keyset.node or "any node of the pool"
         answer.record = reply.receipt
     return answer
 

@@ -132,7 +132,8 @@ def node_line(verdict: Verdict) -> Table:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="key", no_wrap=True)
     grid.add_column(overflow="fold")
-    grid.add_row("node", f"{safe(claims['node'])}  of  {safe(claims['endpoint'])}")
+    who = claims["pool"]["statement"] if "pool" in claims else claims["node"]
+    grid.add_row("pool" if "pool" in claims else "node", f"{safe(who)}  of  {safe(claims['endpoint'])}")
     grid.add_row("model", f"{safe(model['name'])}  sha256 {model['weights_sha256'][:16]}…")
     grid.add_row("software", f"{safe(software['release'])}  image sha256 {software['image_sha256'][:16]}…")
     grid.add_row("keyset", f"sha256 {claims['keyset_sha256'][:16]}…")

@@ -131,8 +131,8 @@ def verify_flow(
     reply = yield Get(url, MAX_EVIDENCE_SET)  # (2)
     if reply.status != 200:
         raise parse_problem(reply.status, reply.content_type, reply.body, reply.retry_after)
-    bundles = parse_evidence_set(reply.body, endpoint=endpoint, most=count)  # (3)
-    return appraise_set(bundles, policy, clock(), endpoint=endpoint, challenge=challenge)  # (4)
+    offered = parse_evidence_set(reply.body, endpoint=endpoint, most=count)  # (3)
+    return appraise_set(offered, policy, clock(), endpoint=endpoint, challenge=challenge)  # (4)
 
 
 def exchange_flow(ask: Ask, *, clock: Callable[[], int], random: Callable[[int], bytes]) -> ExchangeFlow:
@@ -184,13 +184,21 @@ def exchange_flow(ask: Ask, *, clock: Callable[[], int], random: Callable[[int],
 
 
 def _choose(offered: Sequence[Accepted], ask: Ask, now: int, refused: Sequence[Accepted]) -> tuple[Accepted, ...]:
-    """Up to `ask.candidates` nodes with different keys; after a refusal only ones that are newer (PROTOCOL §5)."""
+    """Up to `ask.candidates` nodes with different keys; after a refusal only ones that are newer (PROTOCOL §5).
+
+    A pool is taken when no node by itself is there: a node's own key says more about who reads. It is then the only
+    candidate (PROTOCOL §6).
+    """
     fit = [a for a in offered if all(_newer(a, old) for old in refused)]
     if refused and not fit:
         raise StaleEvidence(
             "after unknown-key the path offers no newer keyset",
             hint="a gateway can claim this at will; nothing was answered",
         )
+    pools = [a for a in fit if a.service is not None]
+    if pools and len(pools) == len(fit):
+        return (max(pools, key=lambda one: one.keyset.not_before),)
+    fit = [a for a in fit if a.service is None]
     chosen: dict[str, Accepted] = {}
     for accepted in sorted(fit, key=lambda one: one.keyset.not_before, reverse=True):
         kid = choose_key(accepted, now, ask.suite).kid

@@ -16,29 +16,61 @@ from typing import Any, Final
 
 from teehouse_core.appraise.appraise import appraise
 from teehouse_core.appraise.policy import Policy
+from teehouse_core.appraise.pool import appraise_pool
 from teehouse_core.appraise.verdict import Accepted, Verdict
 from teehouse_core.errors import EvidenceRefused, MalformedError, RefusedError
 from teehouse_core.evidence.bundle import MAX_BUNDLE
 
-__all__ = ["EVIDENCE_SET", "MAX_EVIDENCE_SET", "NodeVerdict", "appraise_set", "parse_evidence_set", "refuse_set"]
+__all__ = [
+    "EVIDENCE_SET",
+    "MAX_EVIDENCE_SET",
+    "EvidenceSet",
+    "NodeVerdict",
+    "OfferedPool",
+    "appraise_set",
+    "parse_evidence_set",
+    "refuse_set",
+]
 
 EVIDENCE_SET: Final = "evidence-set/1"
 MAX_EVIDENCE_SET: Final = (
     MAX_BUNDLE * 4 // 3 + 64 * 1024
 )  # bytes; one bundle of the largest kind, or several usual ones
 
+MAX_POOLS: Final = 2  # an endpoint has one; two while an operator moves it
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedPool:
+    """A pool as the path offers it: what the key service published, and the key service's bundle. Both unread."""
+
+    pool: bytes = field(repr=False)
+    bundle: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceSet:
+    """What one evidence set holds, unread: bundles of nodes, and pools."""
+
+    bundles: tuple[bytes, ...] = field(repr=False)
+    pools: tuple[OfferedPool, ...] = ()
+
 
 @dataclass(frozen=True, slots=True)
 class NodeVerdict:
-    """One node's evidence and what came of it. `accepted` alone yields a sealing key."""
+    """One node's evidence and what came of it. `accepted` alone yields a sealing key.
+
+    Of a pool, `bundle` is the key service's and `pool` what it published.
+    """
 
     bundle: bytes = field(repr=False)
     verdict: Verdict
     accepted: Accepted | None
+    pool: bytes | None = field(default=None, repr=False)
 
 
-def parse_evidence_set(data: bytes, *, endpoint: str, most: int) -> list[bytes]:
-    """The bundles of a set, still unread; at most `most` of them. Raises MalformedError."""
+def parse_evidence_set(data: bytes, *, endpoint: str, most: int) -> EvidenceSet:
+    """A set, its parts unread: at most `most` bundles and MAX_POOLS pools, not both none. Raises MalformedError."""
     if len(data) > MAX_EVIDENCE_SET:
         raise MalformedError("evidence set too large", code="document-too-large")
     try:
@@ -47,10 +79,22 @@ def parse_evidence_set(data: bytes, *, endpoint: str, most: int) -> list[bytes]:
         document = None
     if not isinstance(document, dict) or document.get("v") != EVIDENCE_SET:
         raise MalformedError("not an evidence set", code="evidence-set")
-    bundles = document.get("bundles")
-    if document.get("endpoint") != endpoint or not isinstance(bundles, list) or not 1 <= len(bundles) <= most:
+    bundles, pools = _items(document.get("bundles"), most), _items(document.get("pools", []), MAX_POOLS)
+    if document.get("endpoint") != endpoint or not bundles + pools:
         raise MalformedError("evidence set is not for this question", code="evidence-set")
-    return [_unb64(item) for item in bundles]
+    return EvidenceSet(tuple(_unb64(item) for item in bundles), tuple(_offered(item) for item in pools))
+
+
+def _items(value: Any, most: int) -> list[Any]:
+    if not isinstance(value, list) or len(value) > most:
+        raise MalformedError("evidence set is not for this question", code="evidence-set")
+    return value
+
+
+def _offered(item: Any) -> OfferedPool:
+    if not isinstance(item, dict):
+        raise MalformedError("a pool is no object", code="evidence-set")
+    return OfferedPool(_unb64(item.get("pool")), _unb64(item.get("bundle")))
 
 
 def _unb64(item: Any) -> bytes:
@@ -63,19 +107,25 @@ def _unb64(item: Any) -> bytes:
 
 
 def appraise_set(
-    bundles: Sequence[bytes], policy: Policy, now: int, *, endpoint: str, challenge: bytes
+    offered: EvidenceSet, policy: Policy, now: int, *, endpoint: str, challenge: bytes
 ) -> list[NodeVerdict]:
-    """Appraise each bundle at `now` (Unix seconds); one that does not parse is left out unless none does.
+    """Appraise everything offered at `now` (Unix seconds); what does not parse is left out unless nothing does.
 
-    A keyset that stands in two bundles counts once. Does not decide whether what was accepted is enough.
-    Raises MalformedError when no bundle parses.
+    A keyset that stands there twice counts once. A pool that the policy does not accept is left out where there are
+    nodes. Does not decide whether what was accepted is enough. Raises MalformedError when nothing parses.
     """
     found: list[NodeVerdict] = []
     malformed: MalformedError | None = None
     seen: set[bytes] = set()
-    for bundle in bundles:
+    parts: list[tuple[bytes, bytes | None]] = [(bundle, None) for bundle in offered.bundles]
+    if "pool" in policy.roles or not parts:
+        parts += [(one.bundle, one.pool) for one in offered.pools]
+    for bundle, pool in parts:
         try:
-            verdict = appraise(bundle, policy, now, endpoint=endpoint, nonce=challenge)
+            if pool is None:
+                verdict = appraise(bundle, policy, now, endpoint=endpoint, nonce=challenge)
+            else:
+                verdict = appraise_pool(pool, bundle, policy, now, endpoint=endpoint, nonce=challenge)
         except MalformedError as error:
             malformed = error
             continue
@@ -87,7 +137,7 @@ def appraise_set(
             continue
         if accepted is not None:  # a spoiled bundle must not hide a good one over the same keyset
             seen.add(verdict.keyset.digest)
-        found.append(NodeVerdict(bundle, verdict, accepted))
+        found.append(NodeVerdict(bundle, verdict, accepted, pool))
     if not found and malformed is not None:
         raise malformed
     return found
