@@ -90,8 +90,10 @@ class CompatDoor:
         self._answers: OrderedDict[tuple[str, str], tuple[float, asyncio.Future[tuple[int, bytes]]]] = OrderedDict()
         self._active = 0
 
-    def takes(self, method: str, path: str) -> bool:
+    @staticmethod
+    def handles(scope: Scope) -> bool:
         """Whether a request is for this door: the paths of the plain door, and POST to the root."""
+        method, path = scope["method"], scope["path"]
         return path.startswith(_TKS) or path == _RAS or (method == "POST" and path == "/")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
