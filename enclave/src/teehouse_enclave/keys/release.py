@@ -291,7 +291,18 @@ def judge(bundle: Bundle, policy: ReleasePolicy, now: int, challenge: bytes | No
     usable = [key for key in keyset.hpke if key.suite in appraisal.suites]
     if len(keyset.hpke) != 1:
         failed.append(("release.one-time-key", "the keyset of a release has exactly one one-time HPKE key"))
+    elif usable and not _takes(usable[0]):
+        failed.append(("release.one-time-key", "the one-time HPKE key is no public key"))
     return Judgement(policy.sha256, verdict.tier, tuple(failed[:_MAX_FAILED]), usable[0] if usable else None)
+
+
+def _takes(key: HpkeKey) -> bool:
+    """Whether anything can be sealed to it: asked before an entry says that it was."""
+    try:
+        seal_grant(key.suite, key.pk, b"", b"")
+    except MalformedError:
+        return False
+    return True
 
 
 def _appraise(bundle: Bundle, policy: Policy, now: int, endpoint: str, challenge: bytes | None) -> Verdict:
