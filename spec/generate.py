@@ -25,6 +25,7 @@ from make_log import logs
 from make_log_entries import log_entries
 from make_requests import requests
 from make_responses import responses
+from make_weights import weights
 
 from teehouse.conformance import decide
 
@@ -41,7 +42,7 @@ def make() -> tuple[dict[str, str], list[str]]:
     """Every file's text by its path below `vectors`, and what is wrong."""
     files: dict[str, str] = {}
     wrong: list[str] = []
-    for maker in (documents, requests, bodies, responses, logs, log_entries, commands):
+    for maker in (documents, requests, bodies, responses, logs, log_entries, commands, weights):
         for vector in maker():
             name = f"{vector.stage}/{vector.id}.json"
             if name in files:

@@ -28,7 +28,7 @@ from teehouse.conformance import (
 ROOT = Path(__file__).resolve().parent.parent
 VECTORS = ROOT / "spec" / "vectors"
 FILES = sorted(path for path in VECTORS.glob("*/*.json") if path.parent.name != "evidence")  # test_vectors_evidence
-TEXTS = ("01-keyset.md", "02-session.md", "04-log.md", "05-receipt.md")
+TEXTS = ("01-keyset.md", "02-session.md", "04-log.md", "05-receipt.md", "07-keys.md", "08-weights.md")
 COMMAND = [sys.executable, "-m", "teehouse.conformance"]
 
 

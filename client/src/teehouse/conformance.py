@@ -21,6 +21,7 @@ from teehouse.conformance_evidence import EVIDENCE_STAGES
 from teehouse.conformance_input import InputError, member, objects, take, take_all
 from teehouse.conformance_keys import KEY_STAGES
 from teehouse.conformance_log import LOG_STAGES
+from teehouse.conformance_weights import WEIGHTS_STAGES
 from teehouse_core.errors import MalformedError, TeehouseError
 from teehouse_core.seal.bhttp import decode_request
 from teehouse_core.seal.client import AnswerBody, AnswerEnd, AnswerHead, ResponseOpener, SealedRequest
@@ -228,6 +229,7 @@ STAGES: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "open-response": _open_response,
     **LOG_STAGES,
     **KEY_STAGES,
+    **WEIGHTS_STAGES,
 }
 
 
