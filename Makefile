@@ -35,8 +35,12 @@ demo: dev ## Ask a real model one question, verified and sealed, on SIMULATED ha
 	@$(BIN)/teehouse demo $(DEMO_ARGS)
 
 .PHONY: test
-test: dev test-deps ## Run every test of the four wheels, the flows and the adversary (PYTEST_ARGS="-k seal")
+test: dev test-deps official-clients ## Run every test of the four wheels, the flows and the adversary (PYTEST_ARGS="-k seal")
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+.PHONY: official-clients
+official-clients: dev ## Install the official TKS client that the tests start, unmodified, in an environment of its own
+	@tests/official/venv.sh
 
 .PHONY: test-deps
 test-deps: ## Install the Debian packages that tests and bench start (as root or with passwordless sudo)

@@ -93,8 +93,8 @@ class CompatDoor:
     @staticmethod
     def handles(scope: Scope) -> bool:
         """Whether a request is for this door: the paths of the plain door, and POST to the root."""
-        method, path = scope["method"], scope["path"]
-        return path.startswith(_TKS) or path == _RAS or (method == "POST" and path == "/")
+        path: str = scope["path"]
+        return path.startswith(_TKS) or path == _RAS or (path == "/" and scope["method"] == "POST")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = secrets.token_hex(16)
