@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from teehouse_core.appraise.artifacts.dispatch import ARTIFACTS
 from teehouse_core.appraise.policy import Policy
+from teehouse_core.appraise.release_policy import ReleasePolicy
 from teehouse_core.evidence.pack import Pack, build_pack
 from teehouse_core.log.entry import AuditEntry, Opening, PublicEntry
 from teehouse_core.log.merkle import Frontier, consistency_proof, inclusion_proof, leaf_hash
@@ -30,6 +31,7 @@ from teehouse_core.log.witness import AddCheckpoint, NewestStatement
 from teehouse_core.seal.bhttp import InnerRequest, encode_request
 from teehouse_core.wire import canonical
 from teehouse_core.wire.armor import armor
+from teehouse_core.wire.commands import AdminKey, AdminSet, build_command, tenant_id
 from teehouse_core.wire.keyset import Model
 from teehouse_core.wire.problem import problem_body
 from teehouse_core.wire.receipts import Receipt, Usage, UsageRecord
@@ -76,6 +78,7 @@ def _wire() -> dict[str, list[bytes]]:
     return {
         "wire-canonical": [*texts, b"AAAA", canonical.b64u(bytes(range(40))).encode()],
         "wire-keyset": [node.keyset.raw, scenes.forge_scenes.keyset()],
+        "wire-commands": _commands(),
         "wire-header": [request.header_bytes],
         "wire-frame": [request.frame],
         "wire-records": [b"\7" + answer, b"\0" + answer],
@@ -86,6 +89,23 @@ def _wire() -> dict[str, list[bytes]]:
         ],
         "seal-bhttp": [encode_request(inner).ljust(1024, b"\0")],
     }
+
+
+def _commands() -> list[bytes]:
+    """A command, the admin set that might sign it, and a release policy."""
+    admins = AdminSet(1, (AdminKey(bytes(range(32)), "ann"),)).to_json()
+    args = {"admins": admins, "nonce": canonical.b64u(bytes(16)), "labels": {}}
+    create = build_command(
+        tks_keyset_sha256="ef" * 32,
+        tenant=tenant_id(args),
+        ring="",
+        seq=1,
+        op="tenant.create",
+        args=args,
+        expires_at=seal_support.NOW,
+    )
+    policy = ReleasePolicy("members", Policy.preset("standard"), ("ep-demo",))
+    return [create, canonical.encode(admins), policy.encode()]
 
 
 def _logs() -> dict[str, list[bytes]]:

@@ -16,6 +16,7 @@ from teehouse_core.appraise.appraise import appraise_under
 from teehouse_core.appraise.artifacts import nvidia as nvidia_artifact
 from teehouse_core.appraise.artifacts.dispatch import ARTIFACTS, verify
 from teehouse_core.appraise.policy import Policy
+from teehouse_core.appraise.release_policy import ReleasePolicy
 from teehouse_core.appraise.revocation import RevocationPack
 from teehouse_core.errors import TeehouseError
 from teehouse_core.evidence import (
@@ -55,6 +56,8 @@ from teehouse_core.log.witness import AddCheckpoint, NewestStatement, parse_size
 from teehouse_core.seal.bhttp import decode_request
 from teehouse_core.wire import canonical
 from teehouse_core.wire.armor import ArmorReader
+from teehouse_core.wire.commands import AdminSet, Command, build_command
+from teehouse_core.wire.fields import Fields
 from teehouse_core.wire.frame import RequestFrame, parse_prefix
 from teehouse_core.wire.header import RequestHeader
 from teehouse_core.wire.keyset import Keyset
@@ -124,6 +127,27 @@ def wire_keyset(data: bytes) -> None:
     for key in keyset.hpke:
         if keyset.hpke_key(key.kid) != key:
             raise AssertionError("a key is not found by its id")
+
+
+@target("wire-commands")
+def wire_commands(data: bytes) -> None:
+    def command() -> None:
+        read = Command.parse(data)
+        parts = ("tks_keyset_sha256", "tenant", "ring", "seq", "op", "args", "expires_at")
+        if build_command(**{name: getattr(read, name) for name in parts}) != data:
+            raise AssertionError("a command has two spellings")
+
+    def policy() -> None:
+        read = ReleasePolicy.parse(data)
+        if read.encode() != data:
+            raise AssertionError("a release policy has two spellings")
+
+    def admins() -> None:
+        given = canonical.parse(data, limit=1 << 16)
+        if AdminSet.read(Fields(given, "admins")).to_json() != given:
+            raise AssertionError("an admin set has two spellings")
+
+    each(command, policy, admins)
 
 
 @target("wire-header")
