@@ -224,7 +224,7 @@ class OfficialError(Exception):
 class Official:
     """The official clients behind `official/driver.py`, unmodified, in their own environment."""
 
-    def __init__(self, agent: StandInAgent) -> None:
+    def __init__(self, agent: StandInAgent, folder: Path) -> None:
         if not OFFICIAL.exists():
             pytest.skip("missing package: the official TKS client (make test installs it)")
         environment = {**os.environ, "JPCC_HOST_IP": agent.address, "ENABLE_TLS": "false"}
@@ -236,6 +236,7 @@ class Official:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env=environment,
+            cwd=folder,  # one of the clients writes a log where it stands
             text=True,
         )
 

@@ -51,8 +51,8 @@ def agent() -> Iterator[StandInAgent]:
 
 
 @pytest.fixture(scope="module")
-def official(agent: StandInAgent) -> Iterator[Official]:
-    found = Official(agent)
+def official(agent: StandInAgent, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Official]:
+    found = Official(agent, tmp_path_factory.mktemp("official"))
     yield found
     found.close()
 
