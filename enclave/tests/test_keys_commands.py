@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import re
 import secrets
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -496,6 +498,13 @@ def test_a_snapshot_is_the_state() -> None:
     house.do("pool.create", pool_args(), ring="chat")
     house.do("key.rotate", rotate_args("pool"), ring="chat")
     assert decode_state(encode_state(held(house))) == held(house) == fold_all(house.deltas)
+
+
+def test_the_specification_lists_every_code_with_its_status() -> None:
+    text = (Path(__file__).parents[2] / "spec/07-keys.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d{3}) \| (.*) \|$", text, re.MULTILINE)
+    listed = {code: int(status) for status, codes in rows for code in re.findall(r"`([a-z0-9-]+)`", codes)}
+    assert listed == CODES
 
 
 def test_ids_of_two_tenants_differ_by_their_nonce() -> None:
