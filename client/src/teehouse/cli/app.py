@@ -6,6 +6,7 @@ from __future__ import annotations
 import typer
 
 from teehouse.cli import (
+    audit_commands,
     chat_command,
     collateral_commands,
     config_command,
@@ -114,3 +115,11 @@ keys_pool.command("create")(keys_commands.pool_create)
 keys_pool.command("delete")(keys_commands.pool_delete)
 keys.add_typer(keys_pool, name="pool")
 app.add_typer(keys, name="keys", rich_help_panel=KEYS)
+
+audit = typer.Typer(help="The log of every decision, proven on this machine.", no_args_is_help=True)
+audit.command("list")(audit_commands.list_)
+audit.command("show")(audit_commands.show)
+audit.command("export")(audit_commands.export)
+audit.command("verify")(audit_commands.verify)
+audit.command("watch")(audit_commands.watch)
+app.add_typer(audit, name="audit", rich_help_panel=KEYS)

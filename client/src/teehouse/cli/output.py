@@ -86,7 +86,9 @@ def say_error(console: Console, error: TeehouseError) -> None:
 def fail(error: TeehouseError, *, as_json: bool) -> None:
     """Report an error that ends a command: on stderr, and as `{"error": …}` on stdout when JSON was asked for."""
     if as_json:
-        document = {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
+        told: dict[str, Any] = {"code": error.code, "message": error.message, "hint": error.hint}
+        index = getattr(error, "index", None)  # of the first log entry where hashes part
+        document = {"error": told if index is None else told | {"index": index}}
         sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
         sys.stdout.flush()
     say_error(Console(theme=THEME, highlight=False, stderr=True), error)
