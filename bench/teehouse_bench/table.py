@@ -15,6 +15,7 @@ _TITLES = {
     "gateway": ("Gateway beside nginx, per CPU-second of the process in the middle", "gateway", "nginx"),
     "seal": ("The sealed/1 machine beside bare library calls", "sealed/1", "bare"),
     "verify": ("Appraisal beside bare dcap-qvl and bare signature checks", "appraisal", "bare"),
+    "weights": ("Model weights beside `openssl speed`, SHA-256 and a copy", "teehouse", "beside"),
 }
 
 
