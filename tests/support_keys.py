@@ -14,6 +14,7 @@ import os
 import secrets
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -61,6 +62,7 @@ from teehouse_enclave.platform.simulated import SimulatedPlatform
 ENDPOINT = "ep-20260101000000-tests"
 ORIGIN = "tks.example"
 START_SECONDS = 60.0
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # all is loopback; making a context costs more than a call
 NOTHING_SEALED = {"hpke_kid": "", "payload_sha256": "", "public_sha256": ""}
 
 
@@ -245,7 +247,7 @@ class World:
             process.kill()
 
     def http(self) -> httpx2.Client:
-        return httpx2.Client(base_url=self.keys_url, timeout=40, trust_env=False)
+        return httpx2.Client(base_url=self.keys_url, timeout=40, trust_env=False, verify=NO_TLS)
 
     # ── admins ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -325,12 +327,23 @@ class World:
 
     # ── the log, as an auditor sees it ───────────────────────────────────────────────────────────────────────────
 
+    def _ledger(self) -> httpx2.Client:
+        headers = {"authorization": f"Bearer {self.writer_token}"}
+        url = f"http://127.0.0.1:{self.ledger_port}"
+        return httpx2.Client(base_url=url, headers=headers, timeout=30, trust_env=False, verify=NO_TLS)
+
     def records(self, log: str) -> list[dict[str, Any]]:
+        return self.records_from(log, 0)
+
+    def records_from(self, log: str, first: int) -> list[dict[str, Any]]:
+        """Rows of the ledger from index `first` on."""
         found: list[dict[str, Any]] = []
         headers = {"authorization": f"Bearer {self.writer_token}"}
-        with httpx2.Client(base_url=f"http://127.0.0.1:{self.ledger_port}", headers=headers, timeout=30) as http:
+        with httpx2.Client(
+            base_url=f"http://127.0.0.1:{self.ledger_port}", headers=headers, timeout=30, verify=NO_TLS
+        ) as http:
             while True:
-                page = http.get(f"/ledger/v1/{log}/records", params={"after": len(found), "limit": 1000})
+                page = http.get(f"/ledger/v1/{log}/records", params={"after": first + len(found), "limit": 1000})
                 if page.status_code == 404:
                     return []
                 assert page.status_code == 200, page.text
@@ -341,7 +354,9 @@ class World:
 
     def checkpoint(self, log: str) -> Note:
         headers = {"authorization": f"Bearer {self.writer_token}"}
-        with httpx2.Client(base_url=f"http://127.0.0.1:{self.ledger_port}", headers=headers, timeout=30) as http:
+        with httpx2.Client(
+            base_url=f"http://127.0.0.1:{self.ledger_port}", headers=headers, timeout=30, verify=NO_TLS
+        ) as http:
             answer = http.get(f"/ledger/v1/{log}/checkpoint")
         assert answer.status_code == 200, answer.text
         return Note.parse(answer.content)
