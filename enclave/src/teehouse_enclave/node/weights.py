@@ -12,11 +12,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import mmap
 import os
 import shutil
 import threading
-import traceback
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
@@ -38,7 +36,7 @@ __all__ = ["GetDataKey", "OpenWeights", "SealedWeights", "WeightsConfig"]
 GetDataKey = Callable[[KeyRef], Awaitable[bytes]]
 
 _BATCH: Final = 4 << 20  # bytes read at a time; one chunk at least
-_SLOTS: Final = 3  # batches of ciphertext in memory, for each file under way
+_SLOTS: Final = 3  # batches under way, for each file
 _MAX_FILES_AT_A_TIME: Final = 8
 _MEMORY_TYPES: Final = frozenset({"tmpfs", "ramfs"})
 _SEALS: Final = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -234,35 +232,44 @@ class SealedWeights:
 
     def _decrypt_file(self, number: int, fd: int, data_key: bytes, stop: threading.Event) -> None:
         entry = self.manifest.files[number]
-        digest = hashlib.sha256()
-        # Allocated at once: memory that is not there is an error here, and no SIGBUS in the middle of a write.
         if entry.size:
-            _allocate(fd, entry.size)
-        with (
-            _mapped(fd, entry.size) as whole,
-            _Streams(Path(self.config.path), self.manifest.cut.chunk_size, stop) as streams,
-        ):
+            _allocate(fd, entry.size)  # memory that is not there is an error here, not in the middle
+        with _Streams(Path(self.config.path), fd, self.manifest.cut.chunk_size, stop) as streams:
             for part in self.manifest.parts_of(number):
-                streams.open_part(data_key, part, whole[part.offset : part.offset + part.size], digest.update)
-            streams.wait()
-        self.manifest.check_file(number, digest.hexdigest())
+                streams.open_part(data_key, part)
+            self.manifest.check_file(number, streams.digest())
 
 
 class _StoppedError(Exception):
     """Another file failed."""
 
 
-class _Streams:
-    """Reading, opening and hashing of one file, at once: this thread reads, one opens, one hashes what was opened."""
+class _Slot:
+    """One batch under way: ciphertext, plaintext, and what is still done with them."""
 
-    def __init__(self, folder: Path, chunk_size: int, stop: threading.Event) -> None:
+    def __init__(self, sealed: int, plain: int) -> None:
+        self.sealed = bytearray(sealed)
+        self.plain = bytearray(plain)
+        self.busy: list[Future[None]] = []
+
+    def wait(self) -> None:
+        """Until both buffers are free. Raises what failed."""
+        for future in self.busy:
+            future.result()
+        self.busy = []
+
+
+class _Streams:
+    """One file's way into memory: this thread reads, one opens and writes, one hashes what was opened."""
+
+    def __init__(self, folder: Path, fd: int, chunk_size: int, stop: threading.Event) -> None:
         self._folder = folder
+        self._fd = fd
         self._stop = stop
         self._count = max(1, _BATCH // chunk_size)  # chunks in a batch
-        self._slots = [bytearray(self._count * (chunk_size + TAG_SIZE)) for _ in range(_SLOTS)]
-        self._busy: list[Future[None] | None] = [None] * _SLOTS
-        self._turn = 0
-        self._hashed: list[Future[None]] = []
+        sizes = self._count * (chunk_size + TAG_SIZE), self._count * chunk_size
+        self._slots = [_Slot(*sizes) for _ in range(_SLOTS)]
+        self._sha256 = hashlib.sha256()
         self._opening = ThreadPoolExecutor(1, "weights-open")
         self._hashing = ThreadPoolExecutor(1, "weights-hash")
 
@@ -273,54 +280,44 @@ class _Streams:
         self._opening.shutdown(cancel_futures=True)
         self._hashing.shutdown(cancel_futures=True)
 
-    def open_part(self, data_key: bytes, part: Part, plain: memoryview, hashed: Callable[[memoryview], object]) -> None:
+    def open_part(self, data_key: bytes, part: Part) -> None:
         """Queue all of one part. Raises what an earlier batch raised."""
         with _part_file(self._folder, part) as file:
             header = bytearray(HEADER_SIZE)
             _fill(file, memoryview(header), 0, part)
             cipher = PartCipher.open(data_key, part, bytes(header))
-            at, done = HEADER_SIZE, 0
+            at = HEADER_SIZE
             for first in range(0, part.chunks, self._count):
+                if self._stop.is_set():
+                    raise _StoppedError
                 count = min(self._count, part.chunks - first)
-                sealed = self._slot(cipher.sealed_length(first, count))
+                slot = self._slots[0]
+                self._slots = [*self._slots[1:], slot]
+                slot.wait()
+                sealed = memoryview(slot.sealed)[: cipher.sealed_length(first, count)]
                 _fill(file, sealed, at, part)
-                target = plain[done : done + cipher.plain_length(first, count)]
-                self._queue(cipher, first, count, sealed, target, hashed)
-                at, done = at + len(sealed), done + len(target)
+                at += len(sealed)
+                opened = self._opening.submit(self._open, cipher, first, count, slot)
+                slot.busy = [opened, self._hashing.submit(self._hash, opened, cipher.plain_length(first, count), slot)]
 
-    def wait(self) -> None:
-        """Until all that was queued is done. Raises what failed."""
-        for future in [*self._busy, *self._hashed]:
-            if future is not None:
-                future.result()
+    def digest(self) -> str:
+        """Hex SHA-256 of the whole file, when all of it is written. Raises what failed."""
+        for slot in self._slots:
+            slot.wait()
+        return self._sha256.hexdigest()
 
-    def _slot(self, size: int) -> memoryview:
-        if self._stop.is_set():
-            raise _StoppedError
-        self._turn = (self._turn + 1) % _SLOTS
-        if (busy := self._busy[self._turn]) is not None:
-            busy.result()
-        return memoryview(self._slots[self._turn])[:size]
+    def _open(self, cipher: PartCipher, first: int, count: int, slot: _Slot) -> None:
+        sealed = memoryview(slot.sealed)[: cipher.sealed_length(first, count)]
+        plain = memoryview(slot.plain)[: cipher.plain_length(first, count)]
+        cipher.open_into(first, count, sealed, plain)
+        at = cipher.part.offset + cipher.plain_length(0, first)
+        while plain:
+            written = os.pwrite(self._fd, plain, at)
+            plain, at = plain[written:], at + written
 
-    def _queue(
-        self,
-        cipher: PartCipher,
-        first: int,
-        count: int,
-        sealed: memoryview,
-        target: memoryview,
-        hashed: Callable[[memoryview], object],
-    ) -> None:
-        opened = self._opening.submit(cipher.open_into, first, count, sealed, target)
-        self._busy[self._turn] = opened
-        self._hashed = [future for future in self._hashed if not future.done() or future.exception()]
-        self._hashed.append(self._hashing.submit(_hash_opened, opened, hashed, target))
-
-
-def _hash_opened(opened: Future[None], hashed: Callable[[memoryview], object], plain: memoryview) -> None:
-    """No closure: one would keep its view of the memory for as long as a traceback lives."""
-    opened.result()
-    hashed(plain)
+    def _hash(self, opened: Future[None], size: int, slot: _Slot) -> None:
+        opened.result()
+        self._sha256.update(memoryview(slot.plain)[:size])
 
 
 def _allocate(fd: int, size: int) -> None:
@@ -332,21 +329,6 @@ def _allocate(fd: int, size: int) -> None:
             code="weights-memory",
             hint=f"{size >> 20} MiB are needed for one file",
         ) from None
-
-
-@contextlib.contextmanager
-def _mapped(fd: int, size: int) -> Iterator[memoryview]:
-    """The file's bytes, writable. An empty file has none to map."""
-    memory = mmap.mmap(fd, size) if size else mmap.mmap(-1, 1)
-    try:
-        with memoryview(memory) as whole:
-            yield whole
-    except BaseException as error:
-        traceback.clear_frames(error.__traceback__)  # they hold views, and so would keep plaintext in memory
-        raise
-    finally:
-        with contextlib.suppress(BufferError):  # a view that is still held keeps the mapping until it goes
-            memory.close()
 
 
 @contextlib.contextmanager
