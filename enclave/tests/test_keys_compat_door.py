@@ -387,3 +387,19 @@ async def test_no_key_bytes_are_written_anywhere(compat: Compat, tmp_path: Path)
         if path.is_file():
             data = path.read_bytes()
             assert not any(needle in data for needle in needles), path
+
+
+async def test_two_hundred_exports_at_once_agree_with_the_log(compat: Compat) -> None:
+    ring = await compat.ring()
+    good, bad = await compat.key(ring), await compat.key(ring)
+    await compat.allow(good)
+    answers = await asyncio.gather(*(compat.export(ring, good if n % 2 else bad) for n in range(200)))
+    assert [reply.status for reply, _ in answers] == [403, 200] * 100
+    assert len({opened for reply, opened in answers if reply.status == 200}) == 1
+    decisions = [(entry.key, entry.decision) for entry in compat.entries() if entry.op == "key.release"]
+    assert sorted(decisions) == sorted([(good, "granted")] * 100 + [(bad, "refused")] * 100)
+
+
+async def test_bodies_are_bounded(compat: Compat) -> None:
+    reply = await compat.signed("CreateTksRing", b"x" * (2 * 1024 * 1024 + 1))
+    assert (reply.status, reply.code) == (413, "too-large")

@@ -58,7 +58,8 @@ class DoorSettings:
     service: str = "pcc"
     region: str | None = None
     hosts: Sequence[str] = ()
-    max_active: int = 256
+    max_active: int = 512  # requests at once
+    max_inflight: int = 64 * 1024 * 1024  # bytes of bodies held at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,7 @@ class CompatDoor:
         self._clock = clock
         self._answers: OrderedDict[tuple[str, str], tuple[float, asyncio.Future[tuple[int, bytes]]]] = OrderedDict()
         self._active = 0
+        self._inflight = 0
 
     @staticmethod
     def handles(scope: Scope) -> bool:
@@ -100,15 +102,19 @@ class CompatDoor:
         request_id = secrets.token_hex(16)
         metadata: dict[str, Any] = {"RequestId": request_id, "Service": self._settings.service}
         try:
-            if self._active >= self._settings.max_active:
+            size = _announced(scope)
+            full = self._inflight + size > self._settings.max_inflight
+            if full or self._active >= self._settings.max_active:
                 raise CompatError("over-limit", "too many requests at once", hint="try again in a moment")
             self._active += 1
+            self._inflight += size
             try:
                 asked = await _read(scope, receive)
                 metadata |= {"Action": asked.action, "Version": asked.version}
                 status, body = await self._answer(asked, metadata)
             finally:
                 self._active -= 1
+                self._inflight -= size
         except TeehouseError as error:
             status, body = _refusal(error, metadata)
         except Exception as error:  # in the clients' own envelope too
@@ -228,6 +234,12 @@ _V4_WORDS: Final = {
     "signature-scope": "InvalidCredential",
     "signature-body": "SignatureDoesNotMatch",
 }
+
+
+def _announced(scope: Scope) -> int:
+    """Bytes that a body may take up: what it announces, or the most that is read."""
+    length = dict(scope["headers"]).get(b"content-length", b"")
+    return min(int(length), MAX_BODY) if length.isdigit() and len(length) <= 12 else MAX_BODY
 
 
 async def _read(scope: Scope, receive: Receive) -> _Asked:
