@@ -50,6 +50,7 @@ class SqliteJournal:
         with _typed():
             made = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)  # SQLite's files take its mode
             os.close(made)
+            _sync_folder(self._path.absolute().parent)
             self._db = sqlite3.connect(
                 self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=64
             )
@@ -178,6 +179,15 @@ class SqliteJournal:
     def _ask(self, action: Callable[[], Result]) -> Result:
         with self._lock, _typed():
             return action()
+
+
+def _sync_folder(folder: Path) -> None:
+    """SQLite syncs what it makes; that the file has this name is ours to make durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
