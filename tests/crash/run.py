@@ -38,7 +38,7 @@ import httpx2
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 from doomed import POINTS
-from support_keys import Outcome, Requester, World, key_args, rotate_args
+from support_keys import Outcome, Process, Requester, World, key_args, rotate_args
 
 from teehouse_core.log.entry import AuditEntry
 from teehouse_core.log.merkle import Frontier, leaf_hash
@@ -242,23 +242,26 @@ class Drill:
             zygote.kill()
             for job in jobs:
                 job.result()
-        for process in others:
+        for process, timer in others:
+            timer.join()
             process.kill()
             process.start()
         if at % 25 == 24:
             self.say(f"{at + 1} lives, {len(self.book.leaves)} entries, {len(self.book.granted)} keys granted")
 
-    def _others(self) -> list[Any]:
+    def _others(self) -> list[tuple[Process, threading.Timer]]:
         """Now and then the ledger or a witness dies in the same life."""
-        roll, found = self.dice.random(), []
+        roll, found, timed = self.dice.random(), [], []
         if roll < 0.08:
             found.append(self.world.ledger)
         elif roll < 0.14:
             found.append(self.world.witnesses[0])
         for process in found:
             self.counts[f"{process.log.stem} killed"] += 1
-            threading.Timer(self.dice.uniform(0.0, LIFE), process.kill).start()
-        return found
+            timer = threading.Timer(self.dice.uniform(0.0, LIFE), process.kill)
+            timer.start()
+            timed.append((process, timer))
+        return timed
 
     def _bring_back(self, zygote: Zygote, **fault: Any) -> None:
         """Restart; with a fault that strikes before it is ready, start once more without."""
