@@ -209,6 +209,12 @@ def swtpm(tmp_path: Path, name: str) -> Iterator[str]:
         process.wait(10)
 
 
+def extend(device: str, pcr: int, content: bytes) -> None:
+    tpm = Tpm(open_transport(device))
+    tpm.pcr_extend(pcr, hashlib.sha256(content).digest())
+    tpm.close()
+
+
 def test_a_real_tpm_opens_under_the_same_registers_only(tpm_device: str, journal: SqliteJournal) -> None:
     backend = TpmBackend(tpm_device)
     round_trip(backend, journal)
@@ -217,9 +223,11 @@ def test_a_real_tpm_opens_under_the_same_registers_only(tpm_device: str, journal
     for _ in range(5):  # nothing is left behind: a TPM without a resource manager has three places
         assert backend.unseal(sealed) == SECRET
     backend.close()
-    tpm = Tpm(open_transport(tpm_device))
-    tpm.pcr_extend(15, hashlib.sha256(b"another workload").digest())
-    tpm.close()
+    extend(tpm_device, 15, b"the workload log")
+    backend = TpmBackend(tpm_device)
+    assert backend.unseal(sealed) == SECRET, "a changed configuration keeps its root"
+    backend.close()
+    extend(tpm_device, 9, b"another kernel")
     backend = TpmBackend(tpm_device)
     with pytest.raises(LocalError) as caught:
         backend.unseal(sealed)
