@@ -23,6 +23,7 @@ from make_commands import commands
 from make_documents import documents
 from make_log import logs
 from make_log_entries import log_entries
+from make_pools import pools
 from make_requests import requests
 from make_responses import responses
 from make_weights import weights
@@ -42,7 +43,7 @@ def make() -> tuple[dict[str, str], list[str]]:
     """Every file's text by its path below `vectors`, and what is wrong."""
     files: dict[str, str] = {}
     wrong: list[str] = []
-    for maker in (documents, requests, bodies, responses, logs, log_entries, commands, weights):
+    for maker in (documents, requests, bodies, responses, pools, logs, log_entries, commands, weights):
         for vector in maker():
             name = f"{vector.stage}/{vector.id}.json"
             if name in files:

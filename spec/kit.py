@@ -396,7 +396,7 @@ class Answer:
         usage = {"input_tokens": 12, "output_tokens": 7, "cached_tokens": 0}
         receipt: dict[str, Any] = {
             "v": "sealed/1",
-            "kid": node.document["sign"][0]["kid"],
+            "kid": sign_item(node.signer)["kid"],
             "th": b64u(self.sent.th),
             "request_id": self.sent.header["request_id"],
             "request_commit": commit(0, self.sent.padded_plain),

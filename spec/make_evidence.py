@@ -10,6 +10,7 @@ import make_evidence_azure
 import make_evidence_eventlog
 import make_evidence_node
 import make_evidence_nvidia
+import make_evidence_pool
 import make_evidence_snp
 import make_evidence_tdx
 import make_evidence_tpm
@@ -33,5 +34,6 @@ def vectors() -> Iterator[Evidence]:
         make_evidence_azure,
         make_evidence_eventlog,
         make_evidence_node,
+        make_evidence_pool,
     ):
         yield from maker.vectors()

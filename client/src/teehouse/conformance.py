@@ -22,11 +22,12 @@ from teehouse.conformance_input import InputError, member, objects, take, take_a
 from teehouse.conformance_keys import KEY_STAGES
 from teehouse.conformance_log import LOG_STAGES
 from teehouse.conformance_weights import WEIGHTS_STAGES
-from teehouse_core.errors import MalformedError, TeehouseError
+from teehouse_core.errors import LocalError, MalformedError, TeehouseError
 from teehouse_core.seal.bhttp import decode_request
 from teehouse_core.seal.client import AnswerBody, AnswerEnd, AnswerHead, ResponseOpener, SealedRequest
 from teehouse_core.seal.keyring import Keyring
 from teehouse_core.seal.node import open_request
+from teehouse_core.seal.pool import MemberProof
 from teehouse_core.seal.replay import SeenSet
 from teehouse_core.seal.schedule import ExchangeSecrets, body_keys, cache_scope, candidate_commit, envelope_info
 from teehouse_core.seal.suite import SealingKey, key_from_seed
@@ -36,6 +37,7 @@ from teehouse_core.wire.canonical import b64u, parse
 from teehouse_core.wire.frame import RequestFrame
 from teehouse_core.wire.header import RequestHeader, transcript
 from teehouse_core.wire.keyset import Keyset, key_id
+from teehouse_core.wire.pool import MemberCertificate, SignedPool
 from teehouse_core.wire.suites import DEFAULT_SUITE, SUITES
 
 __all__ = ["ACCEPT", "BUG", "MALFORMED_INPUT", "REJECT", "STAGES", "USAGE", "InputError", "decide", "main"]
@@ -56,6 +58,16 @@ def _keyset(given: Mapping[str, Any]) -> dict[str, Any]:
         "endpoint": keyset.endpoint,
         "kids": [*(key.kid for key in keyset.hpke), *(key.kid for key in keyset.sign + keyset.link)],
     }
+
+
+def _signed_pool(given: Mapping[str, Any]) -> dict[str, Any]:
+    keyset = Keyset.parse(SignedPool.parse(take(given, "data")).keyset)
+    return {"keyset_sha256": keyset.sha256, "endpoint": keyset.endpoint}
+
+
+def _pool_member(given: Mapping[str, Any]) -> dict[str, Any]:
+    certificate = MemberCertificate.parse(take(given, "data"))
+    return {"node": certificate.node, "pool_keyset_sha256": certificate.pool_keyset_sha256}
 
 
 def _header_facts(header: RequestHeader) -> dict[str, Any]:
@@ -97,7 +109,14 @@ def _open_request(given: Mapping[str, Any]) -> dict[str, Any]:
             keyset = Keyset.parse(take(item, "keyset"))
         except MalformedError as error:
             raise InputError(f"published: {error}") from None
-        ring.publish(keyset, [_test_key(key) for key in objects(item, "keys")])
+        member_of_pool = member(item, "member", dict) if "member" in item else None
+        proof = (
+            MemberProof(take(member_of_pool, "certificate"), take(member_of_pool, "sig")) if member_of_pool else None
+        )
+        try:
+            ring.publish(keyset, [_test_key(key) for key in objects(item, "keys")], proof)
+        except LocalError as error:
+            raise InputError(f"published: {error}") from None
     for item in objects(given, "earlier") if "earlier" in given else []:
         try:
             open_request(take(item, "frame"), endpoint=endpoint, keyring=ring, seen=seen, now=member(item, "now", int))
@@ -134,15 +153,20 @@ class _Sealed(Exception):  # noqa: N818  not an error of this program
 
 
 def _open_response(given: Mapping[str, Any]) -> dict[str, Any]:
-    """A client that sent `header` with `secrets` (R_i) to the nodes of `keysets` is answered `response`."""
+    """A client that sent `header` with `secrets` (R_i) to the nodes of `keysets` is answered `response`.
+
+    `services`, where given, has for each keyset that of the key service that signed it, empty for a node's own.
+    """
     header_bytes = take(given, "header")
     try:
         header = RequestHeader.parse(header_bytes)
         keysets = tuple(Keyset.parse(raw) for raw in take_all(given, "keysets"))
+        raw_services = take_all(given, "services") if "services" in given else [b""] * len(keysets)
+        services = tuple(Keyset.parse(raw) if raw else None for raw in raw_services)
     except MalformedError as error:
         raise InputError(f"header or keysets: {error}") from None
     secrets = tuple(take_all(given, "secrets"))
-    if not len(keysets) == len(secrets) == len(header.candidates):
+    if not len(keysets) == len(secrets) == len(header.candidates) == len(services):
         raise InputError("keysets, secrets and candidates differ in number")
     request = SealedRequest(
         header=header,
@@ -152,6 +176,7 @@ def _open_response(given: Mapping[str, Any]) -> dict[str, Any]:
         keysets=keysets,
         secrets=secrets,
         padded_plain=take(given, "request_plain"),
+        services=services,
     )
     opener = ResponseOpener(request, armored=member(given, "armored", bool))
     out: dict[str, Any] = {}
@@ -221,6 +246,8 @@ def _derive(given: Mapping[str, Any]) -> dict[str, Any]:
 STAGES: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "canonical": _canonical,
     "keyset": _keyset,
+    "signed-pool": _signed_pool,
+    "pool-member": _pool_member,
     "frame": _frame,
     "bhttp": _bhttp,
     "armor": _armor,

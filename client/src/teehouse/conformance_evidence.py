@@ -17,11 +17,13 @@ from typing import Any, Final
 
 from cryptography import x509
 
-from teehouse.conformance_input import InputError, as_bytes, maybe, member, take
+from teehouse.conformance_input import InputError, as_bytes, maybe, member, take, take_all
 from teehouse_core.appraise.anchors import Anchors
-from teehouse_core.appraise.appraise import appraise
+from teehouse_core.appraise.appraise import appraise, appraise_release
 from teehouse_core.appraise.artifacts.dispatch import verify
+from teehouse_core.appraise.checks_ledger import KnownCheckpoint
 from teehouse_core.appraise.policy import Policy
+from teehouse_core.appraise.pool import appraise_pool
 from teehouse_core.appraise.roots_amd import AmdRoot
 from teehouse_core.appraise.under_test_roots import (
     anchors_for_tests,
@@ -30,6 +32,7 @@ from teehouse_core.appraise.under_test_roots import (
 )
 from teehouse_core.appraise.verdict import Check
 from teehouse_core.errors import LocalError, MalformedError
+from teehouse_core.log.checkpoint import Checkpoint
 
 __all__ = ["EVIDENCE_STAGES"]
 
@@ -37,13 +40,21 @@ _ROOTS: Final = frozenset({"intel", "amd", "vtpm"})
 
 
 def _appraise(given: Mapping[str, Any]) -> dict[str, Any]:
-    """A bundle, asked for with `nonce` by a client of `endpoint`, both optional."""
+    """A bundle, asked for with `nonce` by a client of `endpoint`, both optional.
+
+    With `pool` the bundle is the key service's, and the pool is what is appraised. With `challenge` the bundle is for a
+    key release. `known` is a checkpoint seen before, `{"checkpoint","proof"}`.
+    """
     data, policy, now = take(given, "bundle"), _policy(given), member(given, "now", int)
     endpoint = member(given, "endpoint", str) if "endpoint" in given else None
     anchors, nonce = _anchors(given), maybe(given, "nonce")
     try:
-        if anchors is None:
-            verdict = appraise(data, policy, now, endpoint=endpoint, nonce=nonce)
+        if "challenge" in given:
+            verdict = appraise_release(data, policy, now, endpoint=endpoint, challenge=take(given, "challenge"))
+        elif "pool" in given:
+            verdict = appraise_pool(take(given, "pool"), data, policy, now, endpoint=endpoint or "", nonce=nonce)
+        elif anchors is None:
+            verdict = appraise(data, policy, now, endpoint=endpoint, nonce=nonce, known=_known(given))
         else:
             verdict = appraise_under_test_roots(anchors, data, policy, now, endpoint=endpoint, nonce=nonce)
     except MalformedError as error:
@@ -51,6 +62,18 @@ def _appraise(given: Mapping[str, Any]) -> dict[str, Any]:
     except LocalError as error:
         raise InputError(error.message) from None
     return _verdict(verdict.result, verdict.refusing, verdict.tier)
+
+
+def _known(given: Mapping[str, Any]) -> KnownCheckpoint | None:
+    """`checkpoint` is the text of a checkpoint, `proof` the hashes between it and the bundle's."""
+    if "known" not in given:
+        return None
+    known = member(given, "known", dict)
+    try:
+        checkpoint = Checkpoint.parse(take(known, "checkpoint").decode("utf-8"))
+    except (MalformedError, UnicodeDecodeError):
+        raise InputError("known: not a checkpoint") from None
+    return KnownCheckpoint(checkpoint, tuple(take_all(known, "proof")))
 
 
 def _artifact(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any, Final
 from teehouse_core.appraise.anchors import PINNED, Anchors
 from teehouse_core.appraise.checks_binding import check_binding, check_capabilities, usable_keys
 from teehouse_core.appraise.checks_devices import DevicesFacts, check_devices
+from teehouse_core.appraise.checks_ledger import KnownCheckpoint, check_ledger
 from teehouse_core.appraise.checks_workload import check_workload
 from teehouse_core.appraise.facts import PlatformFacts
 from teehouse_core.appraise.policy import Policy
@@ -20,7 +21,7 @@ from teehouse_core.appraise.sheet import Sheet, failed, one_of, passed
 from teehouse_core.appraise.technologies import TECHNOLOGIES, UNSUPPORTED_HINT, check_ids
 from teehouse_core.appraise.verdict import _TOKEN, Check, Tier, Verdict
 from teehouse_core.errors import LocalError
-from teehouse_core.evidence.bundle import CHALLENGE_INTERACTIVE, CHALLENGE_KEY_RELEASE, Bundle
+from teehouse_core.evidence.bundle import CHALLENGE_INTERACTIVE, CHALLENGE_KEY_RELEASE, CHALLENGE_LEDGER, Bundle
 
 __all__ = ["NONCE_SIZE", "RELEASE_CHALLENGE_SIZE", "appraise", "appraise_release"]
 
@@ -30,15 +31,22 @@ MAX_NOW: Final = 253_402_300_799  # Unix seconds, the last second of the year 99
 
 
 def appraise(
-    bundle_bytes: bytes, policy: Policy, now: int, *, endpoint: str | None = None, nonce: bytes | None = None
+    bundle_bytes: bytes,
+    policy: Policy,
+    now: int,
+    *,
+    endpoint: str | None = None,
+    nonce: bytes | None = None,
+    known: KnownCheckpoint | None = None,
 ) -> Verdict:
     """Appraise one bundle at `now` (Unix seconds) under `policy`.
 
-    `endpoint` is the one the caller asked for; `nonce` the 32 bytes it drew for this evidence. Without a nonce the
-    evidence has unknown age, and the verdict's `accept()` never yields `Accepted`.
+    `endpoint` is the one the caller asked for; `nonce` the 32 bytes it drew for this evidence. Without a nonce only a
+    ledger checkpoint that the policy's witnesses signed (challenge kind 2) shows an age; other evidence has unknown age
+    then, and the verdict's `accept()` never yields `Accepted`. `known` is the newest checkpoint of that log seen here.
     Raises `MalformedError` when the bytes are no bundle, `LocalError` for a bad nonce or time, nothing else.
     """
-    return appraise_under(PINNED, bundle_bytes, policy, now, endpoint=endpoint, nonce=nonce)
+    return appraise_under(PINNED, bundle_bytes, policy, now, endpoint=endpoint, nonce=nonce, known=known)
 
 
 def appraise_release(
@@ -63,6 +71,7 @@ def appraise_under(
     endpoint: str | None = None,
     nonce: bytes | None = None,
     place: int = CHALLENGE_INTERACTIVE,
+    known: KnownCheckpoint | None = None,
 ) -> Verdict:
     """The same under any roots, for `under_test_roots` alone; `place` is the kind of challenge that is asked for.
 
@@ -74,11 +83,13 @@ def appraise_under(
     if not 0 <= now <= MAX_NOW:
         raise LocalError("the appraisal time is out of range", code="time-range")
     bundle = Bundle.parse(bundle_bytes)  # (1)
+    if place == CHALLENGE_INTERACTIVE and nonce is None and policy.ledger.logs:
+        place = bundle.challenge_kind if bundle.challenge_kind == CHALLENGE_LEDGER else place
     sheet = Sheet(anchors)
     kind = bundle.platform.type
     technology = TECHNOLOGIES.get(kind)
-    known = " or ".join(TECHNOLOGIES)
-    sheet.write("policy.supported", passed(kind, known) if technology else failed(UNSUPPORTED_HINT, kind, known))
+    types = " or ".join(TECHNOLOGIES)
+    sheet.write("policy.supported", passed(kind, types) if technology else failed(UNSUPPORTED_HINT, kind, types))
     allowed = tuple(p for p in policy.platforms if p != "simulated" or policy.simulated_allowed)
     sheet.write("policy.platform", one_of(kind, allowed, "the policy does not accept this type of platform"))
 
@@ -87,13 +98,16 @@ def appraise_under(
     register_name = technology.register_name if technology else "a register"
     measured = check_workload(sheet, bundle, facts.register, log_register, register_name, policy)  # (3)
     check_binding(sheet, bundle, facts.report_data, measured, policy, now, endpoint, nonce, place)  # (4)
+    dated = check_ledger(sheet, bundle, policy, now, place, known)
     devices = check_devices(sheet, bundle, policy, now)  # (5)
     check_capabilities(sheet, bundle, policy)  # (6)
     checks = sheet.finish(check_ids(kind))  # (7)
 
     fresh = sheet.state("challenge.nonce") == "passed"
-    evidence_time = now if fresh else None  # the nonce did not exist earlier than the question that carried it
-    not_after = _not_after(bundle, policy, (*facts.ends, *devices.ends), now)
+    # The nonce did not exist earlier than the question that carried it, the checkpoint not before its quorum.
+    evidence_time = now if fresh else min(dated, now) if dated is not None else None
+    since = now if evidence_time is None else evidence_time
+    not_after = _not_after(bundle, policy, (*facts.ends, *devices.ends), now, since)
     proven = technology is not None and sheet.state(technology.chain_check) == "passed"
     pinned = anchors is PINNED
     tier: Tier = (technology.tier if pinned else "simulated") if technology is not None and proven else "none"
@@ -113,10 +127,10 @@ def appraise_under(
     )
 
 
-def _not_after(bundle: Bundle, policy: Policy, ends: tuple[int, ...], now: int) -> int:
+def _not_after(bundle: Bundle, policy: Policy, ends: tuple[int, ...], now: int, since: int) -> int:
     """The earliest end of keyset, sealing keys, collateral and the policy's ages; a single key ends by itself."""
     keys = [key.not_after for key in usable_keys(bundle.keyset, policy, now)]
-    return min(bundle.keyset.not_after, max(keys, default=now), now + policy.max_evidence_age, *ends)
+    return min(bundle.keyset.not_after, max(keys, default=now), since + policy.max_evidence_age, *ends)
 
 
 def _claims(

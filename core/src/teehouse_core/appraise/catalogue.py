@@ -32,6 +32,7 @@ _ABI = "AMD 56860, SEV-SNP Firmware ABI"
 _KDS = "AMD 57230, VCEK and KDS"
 _PROTOCOL = "PROTOCOL §2"
 _POOL = "PROTOCOL §6"
+_LEDGER = "KEYS §4"
 _SPDM = "DMTF DSP0274 (SPDM 1.1), MEASUREMENTS"
 _RIM = "TCG RIM Information Model; ATTESTATION §3.3"
 _NVIDIA = "ATTESTATION §3.3"
@@ -178,6 +179,11 @@ CATALOGUE: Final[dict[str, CheckSpec]] = {
     "binding.egress": CheckSpec("binding", "keyset, workload_log", _PROTOCOL),
     "binding.content-logging": CheckSpec("binding", "keyset, workload_log", _PROTOCOL),
     "binding.moderation": CheckSpec("binding", "keyset, workload_log", _PROTOCOL),
+    "ledger.checkpoint": CheckSpec("binding", "ledger checkpoint", _LEDGER),
+    "ledger.quorum": CheckSpec("binding", "ledger checkpoint", _LEDGER),
+    "ledger.age": CheckSpec("binding", "ledger checkpoint", _PROTOCOL),
+    "ledger.inclusion": CheckSpec("binding", "inclusion proof, keyset", _LEDGER),
+    "ledger.consistency": CheckSpec("binding", "ledger checkpoint", _LEDGER),
     "pool.allowed": CheckSpec("policy", "pool keyset", _POOL),
     "pool.listed": CheckSpec("policy", "pool keyset", _POOL),
     "pool.policy-text": CheckSpec("binding", "pool keyset, release policy", _POOL),

@@ -2,7 +2,8 @@
 """Checks that tie the keyset to the report, to the question asked, and to what was measured.
 
 The keyset may claim nothing that the measured log does not say. Each kind of challenge is accepted only in its own
-place: kind 1 where a client asks, kind 3 where the key service does. Kind 2 (ledger) has no place in this version.
+place: kind 1 where a client asks, kind 2 where it takes stored evidence and its policy names the ledger, kind 3 where
+the key service asks.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def check_binding(
     """Make the `challenge.…` and `binding.…` checks; all comparisons with the report are in constant time."""
     keyset = bundle.keyset
     sheet.run("challenge.kind", lambda: _kind(bundle, place))
-    sheet.write("challenge.nonce", _nonce(bundle, nonce, place) if nonce is not None else _no_nonce(policy))
+    no_nonce = _no_nonce(policy) if place != CHALLENGE_LEDGER else not_applicable("a checkpoint shows the age")
+    sheet.write("challenge.nonce", _nonce(bundle, nonce, place) if nonce is not None else no_nonce)
     sheet.run("binding.report-data", lambda: _report_data(bundle, report_data), needs=(report_data,))
     sheet.run("binding.endpoint", lambda: _endpoint(keyset, endpoint))
     sheet.run("binding.names", lambda: _names(bundle))
@@ -84,7 +86,7 @@ def _kind(bundle: Bundle, place: int) -> Outcome:
     if bundle.challenge_kind == place:
         return passed(claimed, expected)
     if bundle.challenge_kind == CHALLENGE_LEDGER:
-        hint = "a ledger challenge proves an age only with a witness quorum, which is not supported in this version"
+        hint = "evidence over a ledger checkpoint is taken where the policy names the log, and where no nonce was drawn"
         return failed(hint, claimed, expected)
     if bundle.challenge_kind == CHALLENGE_KEY_RELEASE:
         return failed("key-release evidence is for the key service only", claimed, expected)

@@ -28,6 +28,7 @@ from teehouse_core.appraise.policy_fields import (
     words,
 )
 from teehouse_core.appraise.policy_gpu import DeviceDemand, GpuPolicy, read_demands, read_gpu
+from teehouse_core.appraise.policy_ledger import LedgerPolicy, read_ledger
 from teehouse_core.appraise.policy_pool import PoolPolicy, read_pool
 from teehouse_core.appraise.policy_references import REFERENCE_NAMES, References, read_references
 from teehouse_core.appraise.policy_snp import SnpPolicy, TcbMinimum, read_snp
@@ -42,6 +43,7 @@ __all__ = [
     "REFERENCE_NAMES",
     "DeviceDemand",
     "GpuPolicy",
+    "LedgerPolicy",
     "Policy",
     "PoolPolicy",
     "References",
@@ -105,6 +107,7 @@ class Policy:
     freshness_required: bool = True
     key_service: References = field(default_factory=References)
     pool: PoolPolicy = field(default_factory=PoolPolicy)
+    ledger: LedgerPolicy = field(default_factory=LedgerPolicy)
 
     @classmethod
     def preset(cls, name: Literal["strict", "standard", "evaluate"] | str) -> Policy:
@@ -119,6 +122,7 @@ class Policy:
                 required_references=(),
                 tpm=TpmPolicy(references_required=False),
                 pool=PoolPolicy(references_required=False),
+                ledger=LedgerPolicy(quorum=0),
             )
         if name == "strict":
             return cls(
@@ -164,7 +168,8 @@ class Policy:
     def for_key_service(self) -> Policy:
         """What the key service's own evidence must satisfy: this policy with the Reference Values of `key_service`.
 
-        The key service has neither a model nor devices nor doors, so nothing is asked about those.
+        The key service has neither a model nor devices nor doors, so nothing is asked about those. Its evidence answers
+        a nonce of the caller's own, so the ledger is not asked about it either.
         """
         demanded = tuple(n for n in self.required_references if n != "weights_sha256")
         return dataclasses.replace(
@@ -176,6 +181,7 @@ class Policy:
             doors=(),
             moderation=(ANY,),
             devices=(),
+            ledger=LedgerPolicy(quorum=0),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -207,6 +213,7 @@ class Policy:
             "freshness_required": self.freshness_required,
             "key_service": self.key_service.to_json(),
             "pool": self.pool.to_json(),
+            "ledger": self.ledger.to_json(),
         }
 
     @property
@@ -273,6 +280,7 @@ _READERS: Final[dict[str, Reader]] = {
 _TABLES: Final[dict[str, Callable[[str, Any, Any], Any]]] = {
     "gpu": read_gpu,
     "key_service": read_references,
+    "ledger": read_ledger,
     "pool": read_pool,
     "references": read_references,
     "snp": read_snp,

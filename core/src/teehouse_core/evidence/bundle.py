@@ -46,6 +46,7 @@ MAX_BUNDLE: Final = 16 * 1024 * 1024  # bytes; 256 group members of about 60 KiB
 MAX_REPORT: Final = 256 * 1024  # bytes; the largest kernel report blob is 32 KiB
 MAX_EVENT_LOG: Final = 4 * 1024 * 1024  # bytes; firmware reserves 64 KiB to 1 MiB
 MAX_CHECKPOINT: Final = 64 * 1024  # bytes of a signed ledger checkpoint with cosignatures
+MAX_INCLUSION: Final = 256 * 1024  # bytes of a tlog-proof with the entry and a checkpoint in it
 MAX_CHAIN: Final = 64 * 1024  # bytes of one device's PEM chain
 MAX_CHAIN_CERTIFICATES: Final = 8  # a device chain has five, with its root
 MAX_DEVICES: Final = 64  # 8 GPUs and 4 switches are a full machine
@@ -102,6 +103,8 @@ class Bundle:
     keyset: Keyset
     challenge_kind: int
     challenge_value: bytes
+    cosigned_checkpoint: bytes | None
+    keyset_inclusion: bytes | None
     platform: PlatformReport
     devices: tuple[Device, ...]
     workload_log: tuple[WorkloadEntry, ...]
@@ -128,7 +131,8 @@ class Bundle:
         _members(top, _TOP, _TOP_REQUIRED, "bundle")
         if _text(top, "v") != VERSION:
             raise MalformedError("not an evidence/1 bundle", code="bundle-version")
-        kind, value = _challenge(_object(top, "challenge"))
+        asked = _object(top, "challenge")
+        kind, value = _challenge(asked)
         return cls(
             raw=data,
             endpoint=_text(top, "endpoint"),
@@ -136,6 +140,8 @@ class Bundle:
             keyset=_keyset(_object(top, "keyset")),
             challenge_kind=kind,
             challenge_value=value,
+            cosigned_checkpoint=_maybe(asked, "cosigned_checkpoint", MAX_CHECKPOINT),
+            keyset_inclusion=_maybe(asked, "keyset_inclusion", MAX_INCLUSION),
             platform=_platform(_object(top, "platform")),
             devices=tuple(_device(item) for item in _list(top, "devices", MAX_DEVICES)),
             workload_log=tuple(_entry(item) for item in _list(top, "workload_log", MAX_ENTRIES)),
@@ -216,6 +222,11 @@ def _challenge(value: Mapping[str, Any]) -> tuple[int, bytes]:
     if not data or (size is not None and len(data) != size):
         raise MalformedError("challenge value has the wrong size", code="challenge-value")
     return kind, data
+
+
+def _maybe(value: Mapping[str, Any], name: str, limit: int) -> bytes | None:
+    """An optional base64 member; what another party's bytes mean is not judged here."""
+    return _b64(value, name, limit) if name in value else None
 
 
 def _keyset(value: Mapping[str, Any]) -> Keyset:
