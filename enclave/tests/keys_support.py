@@ -189,3 +189,16 @@ NOTHING_SEALED = {"hpke_kid": "", "payload_sha256": "", "public_sha256": ""}
 
 def rotate_args(name: str, overlap: int = 600, *, keep: bool = False, **parts: Any) -> dict[str, Any]:
     return {"key": name, "overlap_seconds": overlap, "keep_old": keep, **NOTHING_SEALED, **parts}
+
+
+def pool_args(**parts: Any) -> dict[str, Any]:
+    return {
+        "endpoint": "ep-1",
+        "key": "pool",
+        "active_seconds": 900,
+        "overlap_seconds": 600,
+        "model": {"name": "m", "weights_sha256": "cd" * 32},
+        "software": {"release": "1", "image_sha256": "", "config_sha256": ""},
+        "capabilities": {"egress": "none", "content_logging": "none", "moderation": "none"},
+        **parts,
+    }

@@ -20,6 +20,7 @@ from keys_support import (
     good_policy,
     key_args,
     new_house,
+    pool_args,
     ring_args,
     rotate_args,
     sealed_args,
@@ -62,19 +63,6 @@ def session_house() -> House:
     house.do("ring.create", ring_args("chat", "session"))
     house.do("key.create", key_args("pool", "mlkem768x25519"), ring="chat")
     return house
-
-
-def pool_args(**parts: Any) -> dict[str, Any]:
-    return {
-        "endpoint": "ep-1",
-        "key": "pool",
-        "active_seconds": 900,
-        "overlap_seconds": 600,
-        "model": {"name": "m", "weights_sha256": "cd" * 32},
-        "software": {"release": "1", "image_sha256": "", "config_sha256": ""},
-        "capabilities": {"egress": "none", "content_logging": "none", "moderation": "none"},
-        **parts,
-    }
 
 
 def test_a_tenant_takes_the_id_that_its_arguments_give() -> None:

@@ -9,7 +9,17 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from keys_support import NOTHING_SEALED, House, good_policy, key_args, new_house, ring_args, rotate_args
+from keys_support import (
+    NOTHING_SEALED,
+    House,
+    good_policy,
+    key_args,
+    new_house,
+    pool_args,
+    ring_args,
+    rotate_args,
+    sealed_args,
+)
 
 from teehouse_core.wire.canonical import b64u
 from teehouse_enclave.keys import commands
@@ -19,7 +29,7 @@ from teehouse_enclave.keys.fold import fold_all
 from teehouse_enclave.keys.model import DESTROYED, NO_END
 from teehouse_enclave.keys.policy import preset
 
-RINGS = ("r", "s")
+RINGS = ("r", "s", "t")
 KEYS = ("k", "l")
 signers = st.sampled_from([(1, 2), (2, 3), (1,), (), (1, 9), (1, 1), (1, 2, 3)])
 POLICIES = ("", b64u(good_policy().raw), b64u(preset("strict", "other", "ep-1").raw), "AAAA")
@@ -32,6 +42,7 @@ class Tenant(RuleBasedStateMachine):
     def start(self) -> None:
         self.house = new_house()
         self.house.do("ring.create", ring_args("r"))
+        self.house.do("ring.create", ring_args("s", "session"))
 
     def attempt(self, op: str, args: dict[str, Any], **how: Any) -> None:
         house = self.house
@@ -87,6 +98,39 @@ class Tenant(RuleBasedStateMachine):
     def policy(self, ring: str, key: str, policy: str, by: tuple[int, ...]) -> None:
         self.attempt("key.policy", {"key": key, "policy": policy}, ring=ring, by=by)
 
+    @rule(
+        ring=st.sampled_from(RINGS),
+        key=st.sampled_from(KEYS),
+        secret=st.sampled_from([bytes(range(32)), bytes(range(16)), bytes(32)]),
+        rotate=st.booleans(),
+        by=signers,
+    )
+    def bring(self, ring: str, key: str, secret: bytes, rotate: bool, by: tuple[int, ...]) -> None:
+        members, payload = sealed_args(self.house, ring, key, "aes256", secret)
+        op, args = ("key.rotate", rotate_args(key)) if rotate else ("key.import", key_args(key))
+        self.attempt(op, {**args, **members}, ring=ring, by=by, payload=payload)
+
+    @rule(ring=st.sampled_from(RINGS), key=st.sampled_from(KEYS), end=st.booleans(), by=signers)
+    def pool(self, ring: str, key: str, end: bool, by: tuple[int, ...]) -> None:
+        if end:
+            self.attempt("pool.delete", {"endpoint": "ep-1"}, ring=ring, by=by)
+        else:
+            self.attempt("pool.create", pool_args(key=key), ring=ring, by=by)
+
+    @rule()
+    def next_epoch(self) -> None:
+        """What the service does by itself takes no seq."""
+        state = self.house.state
+        assert state is not None
+        for endpoint, pool in state.pools.items():
+            before = state.rings[pool.ring]
+            if before.keys[pool.key].state != "active":
+                continue
+            self.house.commit(commands.rotate_pool(state, endpoint, self.house.now, self.house.tools))
+            after = self.house.state.rings[pool.ring]
+            assert (after.seq, after.last_command) == (before.seq, before.last_command)
+            assert after.keys[pool.key].newest == before.keys[pool.key].newest + 1
+
     @rule(seconds=st.sampled_from([1, 3600, 8 * 86400]))
     def wait(self, seconds: int) -> None:
         house = self.house
@@ -120,6 +164,7 @@ class Tenant(RuleBasedStateMachine):
                     assert version.wrapped == b""
             if key.state == DESTROYED:
                 assert all(version.destroyed for version in key.versions)
+                assert not any((pool.ring, pool.key) == (ring.id, key.id) for pool in state.pools.values())
             else:
                 assert key.current is not None
                 assert key.current.opens_until == NO_END
