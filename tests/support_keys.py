@@ -310,6 +310,7 @@ class World:
         return {"ring": ring, "usage": usage, "admins": self.admins.to_json(), "labels": {}}
 
     def new_key(self, tenant: str, ring: str, key: str, seq: int = 1, **parts: Any) -> None:
+        """`parts`: `algorithm`, `policy` (a ReleasePolicy), and members of the command's arguments."""
         self.do(tenant, ring, seq, "key.create", key_args(key, **parts))
 
     def import_args(

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from teehouse_core.appraise.checks_pool import pool_claims
 from teehouse_core.errors import TeehouseError
 from teehouse_core.wire import keyset as wire
 from teehouse_core.wire.keyset import HpkeKey, Keyset, key_id
@@ -28,6 +29,7 @@ from teehouse_enclave.keys.commands import rotate_pool
 from teehouse_enclave.keys.desk import Desk
 from teehouse_enclave.keys.errors import KeysError
 from teehouse_enclave.keys.model import ACTIVE, Change, Key, Pool, State, Version
+from teehouse_enclave.keys.policy import ReleasePolicy
 
 __all__ = ["Issued", "PoolDesk"]
 
@@ -55,6 +57,7 @@ class PoolDesk:
         self._issued: list[Issued] = []
         self._rotating: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._not_before: dict[tuple[str, str], int] = {}
+        self._unfit: dict[tuple[str, str], str] = {}  # policies that no pool keyset can stand for, told once
 
     def current(self, endpoint: str, tenant: str = "") -> Issued:
         """The newest pool keyset of an endpoint; name the tenant where several have one. Raises `unknown-pool`."""
@@ -117,13 +120,22 @@ class PoolDesk:
 
     def _issue(self, state: State, pool: Pool, key: Key, version: Version) -> None:
         begin, end = version.created_at, version.created_at + pool.active_seconds
+        place = (state.tenant, pool.endpoint)
+        try:
+            # Not what `pool.create` said but what the policy of now ensures for every member: the two may have parted.
+            model, software, capabilities = pool_claims(ReleasePolicy.stored(key.policy).appraisal, pool.model.name)
+        except TeehouseError as error:
+            if self._unfit.get(place) != key.policy_sha256:
+                self._unfit[place] = key.policy_sha256
+                self._on_event("pool-policy-unfit", pool.endpoint, error.code)
+            return
         raw = build_pool_keyset(
             endpoint=pool.endpoint,
             pool=_said(self._desk, pool, version),
             hpke=[HpkeKey(key_id(DEFAULT_SUITE, version.public), DEFAULT_SUITE, version.public, begin, end)],
-            model=pool.model,
-            software=pool.software,
-            capabilities=pool.capabilities,
+            model=model,
+            software=software,
+            capabilities=capabilities,
             not_before=begin,
             not_after=end,
         )
