@@ -30,8 +30,10 @@ from teehouse_enclave.keys.model import DESTROYED, NO_END
 from teehouse_enclave.keys.policy import preset
 
 RINGS = ("r", "s", "t")
-KEYS = ("k", "l")
-signers = st.sampled_from([(1, 2), (2, 3), (1,), (), (1, 9), (1, 1), (1, 2, 3)])
+enough = st.sampled_from([(1, 2), (2, 3), (1, 2, 3)])
+signers = enough | enough | enough | st.sampled_from([(1,), (), (1, 9), (1, 1)])
+names = st.sampled_from(["k", "k", "l"])
+rings = st.sampled_from(["r", "r", "s", "s", "t"])
 POLICIES = ("", b64u(good_policy().raw), b64u(preset("strict", "other", "ep-1").raw), "AAAA")
 
 
@@ -43,6 +45,8 @@ class Tenant(RuleBasedStateMachine):
         self.house = new_house()
         self.house.do("ring.create", ring_args("r"))
         self.house.do("ring.create", ring_args("s", "session"))
+        self.house.do("key.create", key_args("k"), ring="r")
+        self.house.do("key.create", key_args("k", "mlkem768x25519"), ring="s")
 
     def attempt(self, op: str, args: dict[str, Any], **how: Any) -> None:
         house = self.house
@@ -66,8 +70,8 @@ class Tenant(RuleBasedStateMachine):
         self.attempt("ring.create", ring_args(name, usage), by=by)
 
     @rule(
-        ring=st.sampled_from(RINGS),
-        key=st.sampled_from(KEYS),
+        ring=rings,
+        key=names,
         algorithm=st.sampled_from(["aes256", "aes128", "mlkem768x25519"]),
         policy=st.sampled_from(POLICIES),
         by=signers,
@@ -76,8 +80,8 @@ class Tenant(RuleBasedStateMachine):
         self.attempt("key.create", key_args(key, algorithm, policy=policy), ring=ring, by=by)
 
     @rule(
-        ring=st.sampled_from(RINGS),
-        key=st.sampled_from(KEYS),
+        ring=rings,
+        key=names,
         op=st.sampled_from(["key.disable", "key.enable", "key.destroy", "key.cancel-destroy"]),
         by=signers,
     )
@@ -85,8 +89,8 @@ class Tenant(RuleBasedStateMachine):
         self.attempt(op, {"key": key}, ring=ring, by=by)
 
     @rule(
-        ring=st.sampled_from(RINGS),
-        key=st.sampled_from(KEYS),
+        ring=rings,
+        key=names,
         overlap=st.sampled_from([0, 1, 86400]),
         keep=st.booleans(),
         by=signers,
@@ -94,13 +98,13 @@ class Tenant(RuleBasedStateMachine):
     def rotate(self, ring: str, key: str, overlap: int, keep: bool, by: tuple[int, ...]) -> None:
         self.attempt("key.rotate", rotate_args(key, overlap, keep=keep, **NOTHING_SEALED), ring=ring, by=by)
 
-    @rule(ring=st.sampled_from(RINGS), key=st.sampled_from(KEYS), policy=st.sampled_from(POLICIES), by=signers)
+    @rule(ring=rings, key=names, policy=st.sampled_from(POLICIES), by=signers)
     def policy(self, ring: str, key: str, policy: str, by: tuple[int, ...]) -> None:
         self.attempt("key.policy", {"key": key, "policy": policy}, ring=ring, by=by)
 
     @rule(
-        ring=st.sampled_from(RINGS),
-        key=st.sampled_from(KEYS),
+        ring=rings,
+        key=names,
         secret=st.sampled_from([bytes(range(32)), bytes(range(16)), bytes(32)]),
         rotate=st.booleans(),
         by=signers,
@@ -110,7 +114,7 @@ class Tenant(RuleBasedStateMachine):
         op, args = ("key.rotate", rotate_args(key)) if rotate else ("key.import", key_args(key))
         self.attempt(op, {**args, **members}, ring=ring, by=by, payload=payload)
 
-    @rule(ring=st.sampled_from(RINGS), key=st.sampled_from(KEYS), end=st.booleans(), by=signers)
+    @rule(ring=rings, key=names, end=st.booleans(), by=signers)
     def pool(self, ring: str, key: str, end: bool, by: tuple[int, ...]) -> None:
         if end:
             self.attempt("pool.delete", {"endpoint": "ep-1"}, ring=ring, by=by)
@@ -172,7 +176,7 @@ class Tenant(RuleBasedStateMachine):
 
 
 Tenant.TestCase.settings = settings(
-    max_examples=60,
+    max_examples=120,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
