@@ -64,10 +64,15 @@ def pool_args() -> dict[str, Any]:
 
 
 def published(world: World, tenant: str) -> bytes:
-    with world.http() as http:
-        answer = http.get(f"/v1/pools/{ENDPOINT}", params={"tenant": tenant})
-    assert answer.status_code == 200, answer.text
-    return answer.content
+    """What nodes and clients are shown; after a start not before the log has come out."""
+    deadline = time.monotonic() + 20
+    while True:
+        with world.http() as http:
+            answer = http.get(f"/v1/pools/{ENDPOINT}", params={"tenant": tenant})
+        if answer.status_code == 200 or time.monotonic() > deadline:
+            assert answer.status_code == 200, answer.text
+            return answer.content
+        time.sleep(0.1)
 
 
 def accepted(world: World, raw: bytes) -> Keyset:

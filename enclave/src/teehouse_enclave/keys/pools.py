@@ -28,6 +28,7 @@ from teehouse_core.wire.suites import DEFAULT_SUITE
 from teehouse_enclave.keys.commands import rotate_pool
 from teehouse_enclave.keys.desk import Desk
 from teehouse_enclave.keys.errors import KeysError
+from teehouse_enclave.keys.journal import tenant_log
 from teehouse_enclave.keys.model import ACTIVE, Change, Key, Pool, State, Version
 from teehouse_enclave.keys.policy import ReleasePolicy
 
@@ -57,6 +58,7 @@ class PoolDesk:
         self._issued: list[Issued] = []
         self._rotating: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._not_before: dict[tuple[str, str], int] = {}
+        self._seen: dict[tuple[str, str], tuple[int, int]] = {}  # newest version, and the log's size when it appeared
         self._unfit: dict[tuple[str, str], str] = {}  # policies that no pool keyset can stand for, told once
 
     def current(self, endpoint: str, tenant: str = "") -> Issued:
@@ -111,8 +113,21 @@ class PoolDesk:
         end = version.created_at + pool.active_seconds
         if now >= end - min(_LEAD, pool.active_seconds // 2):
             self._rotate(state.tenant, pool.endpoint, now)
-        if now < end and version.policy_sha256 == key.policy_sha256 and not self._stands(state, pool, version):
+        fits = now < end and version.policy_sha256 == key.policy_sha256
+        if fits and not self._stands(state, pool, version) and self._logged(state.tenant, pool.endpoint, version):
             self._issue(state, pool, key, version)
+
+    def _logged(self, tenant: str, endpoint: str, version: Version) -> bool:
+        """Whether a published checkpoint covers what was journaled when this version was first seen: its entry too."""
+        service, log = self._desk.service, tenant_log(tenant)
+        writer, book = service.writers.get(log), service.books.get(log)
+        if writer is None or book is None:
+            return False
+        number, size = self._seen.get((tenant, endpoint), (0, 0))
+        if number != version.number:
+            size = book.frontier.size  # never behind the state that showed the version
+            self._seen[(tenant, endpoint)] = (version.number, size)
+        return writer.published >= size
 
     def _stands(self, state: State, pool: Pool, version: Version) -> bool:
         said = _said(self._desk, pool, version)

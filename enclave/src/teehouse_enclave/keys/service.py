@@ -303,8 +303,8 @@ class Service:
             self.commits += 1
         for draft in written:
             book = draft.book
+            book.frontier = book.frontier.extend(draft.hashes)  # first: whoever sees the state sees its entry's place
             book.state = draft.state
-            book.frontier = book.frontier.extend(draft.hashes)
             self.journaled += len(draft.records)
             adopted.append((book, draft.records, draft.hashes))
             if draft.shred:
