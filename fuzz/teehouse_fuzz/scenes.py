@@ -19,6 +19,7 @@ import forge_scenes
 import forge_snp
 import forge_tdx
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from forge_scenes import NOW, Scene
 
 from teehouse_core.appraise.artifacts.dispatch import artifact_policy
@@ -27,12 +28,45 @@ from teehouse_core.errors import MalformedError
 from teehouse_core.evidence.amd_collateral import AmdCollateral
 from teehouse_core.evidence.bundle import Bundle
 from teehouse_core.evidence.nvidia import parse_report
+from teehouse_core.weights.plan import Cut
+from teehouse_core.weights.whole import seal_model
 
-__all__ = ["NOW", "Scene", "beside", "changes_meaning", "device_chain", "edited", "policy_for", "scenes"]
+__all__ = [
+    "MODEL_FILES",
+    "NOW",
+    "PUBLISHER_PK",
+    "Scene",
+    "beside",
+    "changes_meaning",
+    "device_chain",
+    "edited",
+    "policy_for",
+    "scenes",
+    "sealed_model",
+]
 
 LONG: Final = 128  # characters
 _SIGNED: Final = {"tdx": 632, "simulated": 632, "sev-snp": 672, "tpm": 1 << 20}
 """Bytes of a platform's report that its signature covers from the start; a TPM quote is signed whole."""
+
+
+_PUBLISHER: Final = Ed25519PrivateKey.from_private_bytes(bytes(32))
+PUBLISHER_PK: Final = _PUBLISHER.public_key().public_bytes_raw()
+MODEL_FILES: Final = {"config.json": b"{}", "empty": b"", "model.bin": bytes(range(256)) * 18}
+
+
+@cache
+def sealed_model() -> Mapping[str, bytes]:
+    """Encrypted weights: three files, the last in three parts; the data key is zeros."""
+    ident = b"teehouse fuzzing"
+    return seal_model(
+        MODEL_FILES,
+        data_key=bytes(32),
+        publisher=_PUBLISHER,
+        ident=ident,
+        salts=lambda part: part.object.encode().ljust(32, b"\0"),
+        cut=Cut(ident, 1024, 2),
+    )
 
 
 @cache

@@ -29,6 +29,7 @@ from teehouse_core.log.proof import TlogProof
 from teehouse_core.log.tiles import entries_path, format_bundle, tile_path
 from teehouse_core.log.witness import AddCheckpoint, NewestStatement
 from teehouse_core.seal.bhttp import InnerRequest, encode_request
+from teehouse_core.weights.signing import parse_signed
 from teehouse_core.wire import canonical
 from teehouse_core.wire.armor import armor
 from teehouse_core.wire.commands import AdminKey, AdminSet, build_command, tenant_id
@@ -47,7 +48,7 @@ MAX_SEED: Final = 65536  # bytes; larger logs slow the fuzzer down more than the
 
 def forged() -> dict[str, list[bytes]]:
     """Seeds by target that nobody but this project made."""
-    return {**_wire(), **_logs(), **_intel(), **_amd(), **_nvidia(), **_tpm(), **_whole()}
+    return {**_wire(), **_logs(), **_weights(), **_intel(), **_amd(), **_nvidia(), **_tpm(), **_whole()}
 
 
 def _wire() -> dict[str, list[bytes]]:
@@ -106,6 +107,16 @@ def _commands() -> list[bytes]:
     )
     policy = ReleasePolicy("members", Policy.preset("standard"), ("ep-demo",))
     return [create, canonical.encode(admins), policy.encode()]
+
+
+def _weights() -> dict[str, list[bytes]]:
+    model = scenes.sealed_model()
+    manifest, _ = parse_signed(model["weights.json"])
+    part = model["00002-00001.thw"]
+    return {
+        "weights-manifest": [model["weights.json"], manifest.raw, part[:64], part[:80]],
+        "weights-edited": [b"", bytes((3, 0, 0, 70, 1)), bytes((6, 2, 0, 0, 2, 1, 1, 0, 9, 0)), bytes((5, 3, 0, 1, 7))],
+    }
 
 
 def _logs() -> dict[str, list[bytes]]:

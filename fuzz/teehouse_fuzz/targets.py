@@ -54,6 +54,10 @@ from teehouse_core.log.proof import TlogProof
 from teehouse_core.log.quorum import WitnessPolicy
 from teehouse_core.log.witness import AddCheckpoint, NewestStatement, parse_size
 from teehouse_core.seal.bhttp import decode_request
+from teehouse_core.weights.manifest import Manifest
+from teehouse_core.weights.plan import Cut, Part, PartHeader
+from teehouse_core.weights.signing import parse_signed
+from teehouse_core.weights.whole import open_model
 from teehouse_core.wire import canonical
 from teehouse_core.wire.armor import ArmorReader
 from teehouse_core.wire.commands import AdminSet, Command, build_command
@@ -206,6 +210,45 @@ def wire_problem(data: bytes) -> None:
 @target("seal-bhttp")
 def seal_bhttp(data: bytes) -> None:
     decode_request(data)
+
+
+# Model weights
+
+
+@target("weights-manifest", 4096)
+def weights_manifest(data: bytes) -> None:
+    part = Part(Cut(data[8:24].ljust(16, b"\0"), 1024, 2), 0, "model.gguf", 2500, 0)
+
+    def header() -> None:
+        if PartHeader.parse(data, part).encode() != data[:64]:
+            raise AssertionError("a part's header has two spellings")
+
+    each(lambda: parse_signed(data), lambda: Manifest.parse(data), header)
+
+
+@target("weights-edited", 64)
+def weights_edited(data: bytes) -> None:
+    """A right model of some parts; each 5 bytes of input edit it: object, kind of edit, place (2), value."""
+    objects, names = dict(scenes.sealed_model()), sorted(scenes.sealed_model())
+    for at in range(0, len(data) - 4, 5):
+        which, kind, place, value = (
+            data[at],
+            data[at + 1] % 4,
+            int.from_bytes(data[at + 2 : at + 4], "big"),
+            data[at + 4],
+        )
+        name = names[which % len(names)]
+        old = objects.get(name, b"")
+        spot = place % (len(old) + 1)
+        objects[name] = (
+            old[:spot] + bytes(b ^ value for b in old[spot : spot + 1]) + old[spot + 1 :],
+            old[:spot],
+            scenes.sealed_model()[names[value % len(names)]],
+            old[:spot] + bytes((value,)) + old[spot:],
+        )[kind]
+    _, files = open_model(objects, publishers={scenes.PUBLISHER_PK}, data_key=bytes(32))
+    if files != scenes.MODEL_FILES:
+        raise AssertionError("an edited model opens to other files")
 
 
 # Logs
