@@ -21,6 +21,7 @@ from kit import ENVELOPES, VECTORS, Vector
 from make_bodies import bodies
 from make_commands import commands
 from make_documents import documents
+from make_grants import grants
 from make_log import logs
 from make_log_entries import log_entries
 from make_pools import pools
@@ -43,7 +44,7 @@ def make() -> tuple[dict[str, str], list[str]]:
     """Every file's text by its path below `vectors`, and what is wrong."""
     files: dict[str, str] = {}
     wrong: list[str] = []
-    for maker in (documents, requests, bodies, responses, pools, logs, log_entries, commands, weights):
+    for maker in (documents, requests, bodies, responses, pools, logs, log_entries, commands, grants, weights):
         for vector in maker():
             name = f"{vector.stage}/{vector.id}.json"
             if name in files:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,9 +11,12 @@ from teehouse.conformance_input import maybe, member, objects, take
 from teehouse_core.appraise.release_policy import ReleasePolicy
 from teehouse_core.errors import MalformedError
 from teehouse_core.seal.commands import valid_signers
+from teehouse_core.seal.grant import check_grant
 from teehouse_core.wire.canonical import b64u
 from teehouse_core.wire.commands import AdminSet, export_info, import_info, parse_command_request, tenant_id
 from teehouse_core.wire.fields import Fields
+from teehouse_core.wire.grant import ReleaseAnswer, ReleaseRequest, grant_info
+from teehouse_core.wire.keyset import Keyset
 
 __all__ = ["KEY_STAGES"]
 
@@ -49,8 +53,31 @@ def _policy(given: Mapping[str, Any]) -> dict[str, Any]:
     return {"id": policy.id, "sha256": policy.sha256}
 
 
+def _request(given: Mapping[str, Any]) -> dict[str, Any]:
+    data = take(given, "data")
+    request = ReleaseRequest.parse(data)
+    names = ("tenant", "ring", "key", "version", "pool_keyset_sha256")
+    return {"sha256": hashlib.sha256(data).hexdigest(), **{name: getattr(request, name) for name in names}}
+
+
+def _grant(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything of an answer but the sealed key, which takes a one-time key to open."""
+    answer = ReleaseAnswer.parse(take(given, "answer"))
+    grant = check_grant(
+        answer,
+        request=take(given, "request"),
+        requester_keyset_sha256=str(member(given, "requester_keyset_sha256", str)),
+        evidence_sha256=str(member(given, "evidence_sha256", str)),
+        key_service=Keyset.parse(take(given, "key_service")),
+        now=int(member(given, "now", int)),
+    )
+    return {"algorithm": grant.algorithm, "index": grant.log.index, "info": b64u(grant_info(answer.grant))}
+
+
 KEY_STAGES: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "command": _command,
     "key-info": _info,
     "release-policy": _policy,
+    "release-request": _request,
+    "grant": _grant,
 }
