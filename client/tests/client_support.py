@@ -217,6 +217,8 @@ class Gateway:
         self.canned_evidence: list[Canned] = []
         self.evidence_from: Callable[[bytes], list[bytes]] = lambda value: [n.bundle(value) for n in self.nodes]
         self.pools_from: Callable[[bytes], list[tuple[bytes, bytes]]] | None = None
+        self.tiles: Callable[[str], bytes | None] = lambda _path: None
+        self.asked: list[str] = []
         self.evidence_asked = 0
         self.connections = 0
         self.frames: list[bytes] = []
@@ -263,8 +265,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         outer = self.outer
-        outer.evidence_asked += 1
         parts = urlsplit(self.path)
+        if parts.path.startswith("/ledger/v1/public/"):
+            tile = outer.tiles(parts.path.removeprefix("/ledger/v1/public/"))
+            self._canned(Canned(404 if tile is None else 200, "application/octet-stream", tile or b""))
+            return
+        outer.asked.append(self.path)
+        outer.evidence_asked += 1
         if outer.canned_evidence:
             self._canned(outer.canned_evidence.pop(0))
             return

@@ -62,6 +62,8 @@ class Settings:
     ca_file: str | None = None
     """PEM file of the certificate authority of the gateway, when it is a private one."""
     cache_dir: Path = Path()
+    state_dir: Path = Path()
+    """Where it is remembered which checkpoints of which logs were seen; shared with `teehouse audit`."""
     sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -87,6 +89,7 @@ class Settings:
             if name == "policy":
                 values["policy_from"] = "a Policy object" if isinstance(raw, Policy) else str(raw)
         values.setdefault("cache_dir", platformdirs.user_cache_path("teehouse"))
+        values.setdefault("state_dir", platformdirs.user_state_path("teehouse"))
         return cls(**values, sources=sources)
 
     def describe(self) -> list[tuple[str, str, str]]:
@@ -326,6 +329,7 @@ _READERS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "allow_http": _flag,
     "ca_file": lambda name, value: str(_path(name, value)),
     "cache_dir": _path,
+    "state_dir": _path,
 }
 
 if {f.name for f in fields(Settings)} != {*_READERS, "policy_from", "sources"}:  # a field nobody could set

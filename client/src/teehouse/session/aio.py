@@ -192,11 +192,15 @@ class AsyncSession:
             count=state.settings.candidates,
             clock=state.now,
             random=state.random,
+            seen=state.seen,
         )
         try:
-            reply = await self._get(next(flow))
-            # Appraisal is a few signature checks per node: long enough to hold up other streams of this loop.
-            verdicts = await anyio.to_thread.run_sync(_last, flow, reply)
+            step: Get | list[NodeVerdict] = next(flow)
+            while isinstance(step, Get):
+                reply = await self._get(step)
+                # Appraisal is a few signature checks per node: long enough to hold up other streams of this loop.
+                step = await anyio.to_thread.run_sync(_verify_step, flow, reply)
+            verdicts = step
         finally:
             flow.close()
         state.cache.put(endpoint, state.policy.digest, verdicts, state.now())
@@ -380,13 +384,13 @@ def _step(flow: ExchangeFlow, reply: Reply | list[Accepted]) -> tuple[NeedCandid
         return Drain(0), exchange
 
 
-def _last(flow: VerifyFlow, reply: Reply) -> list[NodeVerdict]:
+def _verify_step(flow: VerifyFlow, reply: Reply) -> Get | list[NodeVerdict]:
+    """What verification wants next, or its result."""
     try:
-        flow.send(reply)
+        return flow.send(reply)
     except StopIteration as done:
         verdicts: list[NodeVerdict] = done.value
         return verdicts
-    raise LocalError("verification wants more than one fetch", code="flow-order")
 
 
 async def _apieces(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:

@@ -16,6 +16,7 @@ from teehouse.session.errors import Unreachable
 from teehouse.session.flow import Ask, Exchange, Post, Reply
 from teehouse.settings import Settings, is_loopback
 from teehouse.verify.cache import VerifiedCache
+from teehouse.verify.ledgers import SeenCheckpoints
 from teehouse_core.appraise.policy import Policy
 from teehouse_core.appraise.verdict import Accepted, Tier
 from teehouse_core.errors import LocalError, MalformedError, TruncatedStream
@@ -110,6 +111,7 @@ class SessionState:
         # PROTOCOL §1: the caller's policy chooses, never the keyset's order
         self.suite = DEFAULT_SUITE if DEFAULT_SUITE in suites or not suites else suites[0]
         self.cache = VerifiedCache(self.suite)
+        self.seen = SeenCheckpoints(settings.state_dir / "audit")
         self.random = random
         self.last_receipt: ReceiptRecord | None = None
         self._clock = clock

@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from teehouse.verify.ledgers import MAX_TILE, SeenCheckpoints, known_checkpoints, remember, takes_cacheable
 from teehouse.verify.nodes import MAX_EVIDENCE_SET, NodeVerdict, appraise_set, parse_evidence_set
 from teehouse_core.appraise.policy import Policy
 from teehouse_core.appraise.verdict import Accepted
@@ -120,19 +121,35 @@ def verify_flow(
     count: int,
     clock: Callable[[], int],
     random: Callable[[int], bytes],
+    seen: SeenCheckpoints | None = None,
 ) -> VerifyFlow:
     """Ask an endpoint's nodes for evidence over a fresh challenge and appraise what comes.
 
-    Raises MalformedError or UnauthenticatedError for what the path answered; a refused verdict is no error here.
+    Where the policy pins a log and witnesses, evidence over a checkpoint of that log is taken too; `seen` remembers the
+    newest one. Raises MalformedError or UnauthenticatedError for what the path answered; a refused verdict is no error
+    here.
     """
     _check_endpoint(endpoint)
     challenge = random(CHALLENGE_LEN)  # (1) nobody can have made evidence for it before
     url = f"{base_url}/sealed/v1/{endpoint}/evidence?challenge={b64u(challenge)}&n={count}"
+    if seen is not None and takes_cacheable(policy):
+        url += "&cacheable=1"
     reply = yield Get(url, MAX_EVIDENCE_SET)  # (2)
     if reply.status != 200:
         raise parse_problem(reply.status, reply.content_type, reply.body, reply.retry_after)
     offered = parse_evidence_set(reply.body, endpoint=endpoint, most=count)  # (3)
-    return appraise_set(offered, policy, clock(), endpoint=endpoint, challenge=challenge)  # (4)
+    if seen is None or not policy.ledger.logs:
+        return appraise_set(offered, policy, clock(), endpoint=endpoint, challenge=challenge)  # (4)
+    known = yield from known_checkpoints(
+        offered.bundles,
+        policy,
+        seen,
+        lambda path: Get(f"{base_url}/ledger/v1/public/{path}", MAX_TILE),
+        lambda tile: tile.body if tile.status == 200 else b"",
+    )
+    found = appraise_set(offered, policy, clock(), endpoint=endpoint, challenge=challenge, known=known)
+    remember({one.bundle: one.verdict for one in found if one.accepted and one.pool is None}, policy, seen)
+    return found
 
 
 def exchange_flow(ask: Ask, *, clock: Callable[[], int], random: Callable[[int], bytes]) -> ExchangeFlow:

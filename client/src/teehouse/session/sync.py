@@ -185,6 +185,7 @@ class Session:
             count=state.settings.candidates,
             clock=state.now,
             random=state.random,
+            seen=state.seen,
         )
         try:
             wanted = next(flow)

@@ -10,16 +10,17 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from teehouse_core.appraise.appraise import appraise
+from teehouse_core.appraise.checks_ledger import KnownCheckpoint
 from teehouse_core.appraise.policy import Policy
 from teehouse_core.appraise.pool import appraise_pool
 from teehouse_core.appraise.verdict import Accepted, Verdict
 from teehouse_core.errors import EvidenceRefused, MalformedError, RefusedError
-from teehouse_core.evidence.bundle import MAX_BUNDLE
+from teehouse_core.evidence.bundle import CHALLENGE_LEDGER, MAX_BUNDLE, Bundle
 
 __all__ = [
     "EVIDENCE_SET",
@@ -107,12 +108,20 @@ def _unb64(item: Any) -> bytes:
 
 
 def appraise_set(
-    offered: EvidenceSet, policy: Policy, now: int, *, endpoint: str, challenge: bytes
+    offered: EvidenceSet,
+    policy: Policy,
+    now: int,
+    *,
+    endpoint: str,
+    challenge: bytes,
+    known: Mapping[bytes, KnownCheckpoint] | None = None,
 ) -> list[NodeVerdict]:
     """Appraise everything offered at `now` (Unix seconds); what does not parse is left out unless nothing does.
 
     A keyset that stands there twice counts once. A pool that the policy does not accept is left out where there are
-    nodes. Does not decide whether what was accepted is enough. Raises MalformedError when nothing parses.
+    nodes. Evidence over a ledger checkpoint is taken for what it is where the policy names a log; `known` has by bundle
+    what was seen of that log before. Does not decide whether what was accepted is enough. Raises MalformedError when
+    nothing parses.
     """
     found: list[NodeVerdict] = []
     malformed: MalformedError | None = None
@@ -123,7 +132,9 @@ def appraise_set(
     for bundle, pool in parts:
         try:
             if pool is None:
-                verdict = appraise(bundle, policy, now, endpoint=endpoint, nonce=challenge)
+                nonce = None if policy.ledger.logs and _over_checkpoint(bundle) else challenge
+                seen_before = (known or {}).get(bundle)
+                verdict = appraise(bundle, policy, now, endpoint=endpoint, nonce=nonce, known=seen_before)
             else:
                 verdict = appraise_pool(pool, bundle, policy, now, endpoint=endpoint, nonce=challenge)
         except MalformedError as error:
@@ -141,6 +152,10 @@ def appraise_set(
     if not found and malformed is not None:
         raise malformed
     return found
+
+
+def _over_checkpoint(bundle: bytes) -> bool:
+    return Bundle.parse(bundle).challenge_kind == CHALLENGE_LEDGER
 
 
 def refuse_set(verdicts: Sequence[NodeVerdict]) -> EvidenceRefused | RefusedError:

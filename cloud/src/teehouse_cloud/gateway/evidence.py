@@ -62,11 +62,11 @@ class EvidenceDoor:
             client = scope.get("client")
             if wait := self._rate.hit(str(client[0]) if client else ""):
                 raise Refusal("over-limit", retry_after=wait)
-            challenge, count = _query(scope)
+            challenge, count, cacheable = _query(scope)
             if not await self._fleet.has_endpoint(endpoint):
                 raise Refusal("unavailable", status=404, reason="endpoint-unknown")
             label = endpoint
-            bundles, pool = await self._everything(endpoint, challenge, count)
+            bundles, pool = await self._everything(endpoint, challenge, count, cacheable)
             answer: dict[str, Any] = {
                 "v": "evidence-set/1",
                 "endpoint": endpoint,
@@ -83,10 +83,14 @@ class EvidenceDoor:
             self._metrics.requests.labels(label, str(status)).inc()
             get_logger().info("evidence", request_id=rid, endpoint=label, status=status)
 
-    async def _everything(self, endpoint: str, challenge: str, count: int) -> tuple[list[bytes], dict[str, str] | None]:
+    async def _everything(
+        self, endpoint: str, challenge: str, count: int, cacheable: bool
+    ) -> tuple[list[bytes], dict[str, str] | None]:
         """Nodes' bundles and the endpoint's pool; a pool stands in where no node answers (scale to zero)."""
         nodes, pool = await asyncio.gather(
-            self._gather(endpoint, challenge, count), self._pools.relay(endpoint, challenge), return_exceptions=True
+            self._gather(endpoint, challenge, count, cacheable),
+            self._pools.relay(endpoint, challenge),
+            return_exceptions=True,
         )
         if isinstance(pool, BaseException):
             raise pool
@@ -96,7 +100,7 @@ class EvidenceDoor:
             return [], pool
         raise nodes
 
-    async def _gather(self, endpoint: str, challenge: str, count: int) -> list[bytes]:
+    async def _gather(self, endpoint: str, challenge: str, count: int, cacheable: bool) -> list[bytes]:
         """Bundles of up to `count` ready nodes. Raises `Refusal` when there is none."""
         if self._relays >= MAX_RELAYS:
             raise Refusal("unavailable", retry_after=1)
@@ -110,7 +114,7 @@ class EvidenceDoor:
             limited = False
             while nodes and len(bundles) < count:
                 wave, nodes = nodes[: count - len(bundles)], nodes[count - len(bundles) :]
-                for result in await asyncio.gather(*(self._fetch(node, challenge) for node in wave)):
+                for result in await asyncio.gather(*(self._fetch(node, challenge, cacheable) for node in wave)):
                     if isinstance(result, bytes):
                         bundles.append(result)
                     else:
@@ -121,9 +125,15 @@ class EvidenceDoor:
         finally:
             self._relays -= 1
 
-    async def _fetch(self, node: NodeView, challenge: str) -> bytes | str:
-        """One node's bundle, or the word for why there is none."""
-        url = f"{node.url}/v1/evidence?challenge={challenge}"
+    async def _fetch(self, node: NodeView, challenge: str, cacheable: bool) -> bytes | str:
+        """One node's bundle, or the word for why there is none; one made earlier where the client takes that too."""
+        if cacheable:
+            found = await self._ask(node, f"{node.url}/v1/evidence/cached")
+            if isinstance(found, bytes):
+                return found
+        return await self._ask(node, f"{node.url}/v1/evidence?challenge={challenge}")
+
+    async def _ask(self, node: NodeView, url: str) -> bytes | str:
         try:
             status, kind, body = await get_bytes(self._session, url, limit=MAX_BUNDLE, seconds=EVIDENCE_SECONDS)
         except UpstreamFailed as exc:
@@ -138,8 +148,8 @@ class EvidenceDoor:
         return reason
 
 
-def _query(scope: Scope) -> tuple[str, int]:
-    """challenge (b64u of 32 bytes) and n (1…MAX_CANDIDATES). Raises `MalformedError`."""
+def _query(scope: Scope) -> tuple[str, int, bool]:
+    """challenge (b64u of 32 bytes), n (1…MAX_CANDIDATES), cacheable (1 or not there). Raises `MalformedError`."""
     raw: bytes = scope["query_string"]
     if len(raw) > MAX_QUERY:
         raise MalformedError("query too long")
@@ -153,7 +163,7 @@ def _query(scope: Scope) -> tuple[str, int]:
     unb64u(challenges[0], 32)
     if counts[0] not in {str(n) for n in range(1, MAX_CANDIDATES + 1)}:
         raise MalformedError("n out of range")
-    return challenges[0], int(counts[0])
+    return challenges[0], int(counts[0]), query.get("cacheable") == ["1"]
 
 
 def _as_refusal(exc: Refusal | MalformedError | DatabaseError) -> Refusal:

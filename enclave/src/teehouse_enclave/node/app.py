@@ -24,6 +24,7 @@ from teehouse_core.wire.problem import CODES, PROBLEM_TYPE, problem_body
 from teehouse_enclave.node.config import Limits
 from teehouse_enclave.node.evidence import EvidenceMaker
 from teehouse_enclave.node.exchange import Exchange, Room
+from teehouse_enclave.node.ledger import LedgerEvidence
 from teehouse_enclave.node.log import log_event
 from teehouse_enclave.node.pool import PoolKeys
 
@@ -41,13 +42,21 @@ class NodeApp:
     """One node's doors. `draining` refuses new requests while those under way end."""
 
     def __init__(
-        self, room: Room, evidence: EvidenceMaker, limits: Limits, *, boot: str, pool: PoolKeys | None = None
+        self,
+        room: Room,
+        evidence: EvidenceMaker,
+        limits: Limits,
+        *,
+        boot: str,
+        pool: PoolKeys | None = None,
+        ledger: LedgerEvidence | None = None,
     ) -> None:
         self._room = room
         self._evidence = evidence
         self._limits = limits
         self._boot = boot
         self._pool = pool
+        self._ledger = ledger
         self._seen = SeenSet(limits.seen_capacity)
         self._inflight = 0
         self._counts: dict[str, int] = {}
@@ -62,6 +71,8 @@ class NodeApp:
             await self._sealed(scope, receive, send)
         elif method == "GET" and path == "/v1/evidence":
             await self._get_evidence(scope, send)
+        elif method == "GET" and path == "/v1/evidence/cached":
+            await self._get_cached(send)
         elif method == "GET" and path == "/readyz":
             await self._ready(send)
         elif method == "GET" and path == "/healthz":
@@ -82,6 +93,14 @@ class NodeApp:
             await self._problem(send, "malformed")
         except OperatorError as error:
             await self._problem(send, error.wire_code)
+        else:
+            await _raw(send, 200, EVIDENCE_TYPE.encode(), bundle)
+
+    async def _get_cached(self, send: Send) -> None:
+        """Evidence over a ledger checkpoint, made before anybody asked."""
+        bundle = self._ledger.current if self._ledger is not None else None
+        if bundle is None:
+            await _raw(send, 404, PROBLEM_TYPE.encode(), problem_body("unavailable", status=404))
         else:
             await _raw(send, 200, EVIDENCE_TYPE.encode(), bundle)
 
@@ -115,6 +134,9 @@ class NodeApp:
         if self._pool is not None:
             lines += ["# TYPE teehouse_node_pool_held gauge", f"teehouse_node_pool_held {int(self._pool.held)}"]
             lines += ["# TYPE teehouse_node_pool_failures gauge", f"teehouse_node_pool_failures {self._pool.failures}"]
+        if self._ledger is not None:
+            lines += ["# TYPE teehouse_node_ledger_failures gauge"]
+            lines += [f"teehouse_node_ledger_failures {self._ledger.failures}"]
         return ("\n".join(lines) + "\n").encode("ascii")
 
     def _count(self, code: str) -> None:

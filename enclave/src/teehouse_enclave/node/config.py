@@ -169,8 +169,8 @@ class NodeConfig:
         ready_file = raw.get("ready_file")
         service = KeyServiceConfig.parse(_mapping(raw, "key_service", {})) if "key_service" in raw else None
         pool = PoolConfig.parse(_mapping(raw, "pool", {})) if "pool" in raw else None
-        if pool is not None and service is None:
-            raise LocalError("a pool needs a key service", code="key-service-policy", hint="write key_service too")
+        if ("pool" in raw or "ledger" in raw) and service is None:
+            raise LocalError("pool and ledger need a key service", code="key-service-policy", hint="write key_service")
         weights = WeightsConfig.parse(_mapping(raw, "weights", {})) if "weights" in raw else None
         if weights is not None and service is None:
             raise LocalError(

@@ -30,6 +30,7 @@ from teehouse_enclave.node.config import NodeConfig
 from teehouse_enclave.node.evidence import EvidenceMaker
 from teehouse_enclave.node.exchange import Room
 from teehouse_enclave.node.keys import Identity, NodeKeys
+from teehouse_enclave.node.ledger import LedgerEvidence
 from teehouse_enclave.node.log import log_event
 from teehouse_enclave.node.pool import PoolKeys
 from teehouse_enclave.node.release import KeyServiceClient, outbound_client
@@ -147,6 +148,7 @@ async def _serve(config: NodeConfig) -> None:
     http = outbound_client()
     tasks = [asyncio.create_task(_rotate(keys, clock))]
     pool: PoolKeys | None = None
+    ledger: LedgerEvidence | None = None
     if config.key_service is not None:
         client = KeyServiceClient(http, config.key_service, evidence, identity, keys.sign_key, now)
         if sealed is not None:
@@ -155,10 +157,13 @@ async def _serve(config: NodeConfig) -> None:
         if config.pool is not None:
             pool = PoolKeys(client, config.pool, keys.ring, config.endpoint, keys.sign_key, now)
             tasks.append(asyncio.create_task(pool.run()))
+        if config.ledger is not None:
+            ledger = LedgerEvidence(client, http, config.ledger, keys, evidence)
+            tasks.append(asyncio.create_task(ledger.run()))
     if engine is None:
         raise LocalError("encrypted weights need a key service", code="key-service-policy")
     room = Room(engine, model.name, keys, UsageRing(boot), now)
-    app = NodeApp(room, evidence, config.limits, boot=boot, pool=pool)
+    app = NodeApp(room, evidence, config.limits, boot=boot, pool=pool, ledger=ledger)
     server = _Server(
         uvicorn.Config(
             app,

@@ -27,11 +27,13 @@ from teehouse_core.seal.grant import open_grant
 from teehouse_core.seal.pool import MemberProof
 from teehouse_core.seal.suite import generate_key
 from teehouse_core.wire.binding import KEY_RELEASE
-from teehouse_core.wire.canonical import b64u
+from teehouse_core.wire.canonical import b64u, encode, unb64u
+from teehouse_core.wire.fields import Fields
 from teehouse_core.wire.grant import (
     MAX_ANSWER,
     MAX_REQUEST,
     Grant,
+    LogPlace,
     Release,
     ReleaseAnswer,
     ReleaseRequest,
@@ -50,6 +52,7 @@ __all__ = ["KeyServiceClient", "Released", "outbound_client"]
 
 _CONNECT: Final = 3.0  # seconds
 _SILENCE: Final = 30.0  # seconds of silence in an answer; a release waits for witnesses
+MAX_PUBLISHED: Final = 512 * 1024  # bytes of the answer to a publication: checkpoint and proof
 _ONE_TIME: Final = 300  # seconds that the one-time keyset is valid; its challenge ends long before
 _MARGIN: Final = 30  # seconds before its end at which the key service is appraised again
 
@@ -147,6 +150,22 @@ class KeyServiceClient:
         member = MemberProof(answer.member, answer.member_sig) if answer.member else None
         return Released(grant, plain, service, member)
 
+    async def publish(self, keyset: Keyset) -> tuple[int, str]:
+        """Put one of this node's keysets into the public log: index and SHA-256 of the entry's bytes in hex.
+
+        Both are the key service's word, for the client to check. Raises as `release`.
+        """
+        asked = _object(await self._ask("POST", "/v1/publish/challenge", MAX_REQUEST)).get("challenge")
+        if not isinstance(asked, str):
+            raise MalformedError("not a challenge", code="missing-member")
+        bundle = self._evidence.bundle(keyset, unb64u(asked, 32), time.monotonic())
+        document = encode({"kind": "keyset", "bundle": b64u(bundle)})
+        entry = _object(await self._ask("POST", "/v1/publish", MAX_PUBLISHED, document)).get("entry")
+        if not isinstance(entry, dict):
+            raise MalformedError("not a publication", code="missing-member")
+        place = LogPlace.read(Fields(entry, "entry"))
+        return place.index, place.leaf_sha256
+
     async def _appraise(self) -> Accepted:
         nonce = secrets.token_bytes(32)
         bundle = await self._ask("GET", f"/v1/evidence?challenge={b64u(nonce)}", MAX_BUNDLE)
@@ -198,6 +217,17 @@ class KeyServiceClient:
         if status in (429, 503):
             raise OperatorError(f"the key service cannot do it now: {code}", code="tks-unavailable")
         raise RefusedError(f"the key service refused: {code}", code="tks-refused", hint=code)
+
+
+def _object(body: bytes) -> dict[str, object]:
+    """A JSON object, its members unread. Raises MalformedError."""
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict):
+        raise MalformedError("not a JSON object", code="not-an-object")
+    return document
 
 
 def _problem_code(body: bytes) -> str:
