@@ -31,12 +31,14 @@ from teehouse_enclave.keys.journal import PUBLIC_LOG, Batch, Journal, Record, te
 from teehouse_enclave.keys.logwriter import LogWriter, Outside, unavailable
 from teehouse_enclave.keys.model import Change, State
 from teehouse_enclave.keys.records import PublicDraft, audit_record, delta_of, public_record
+from teehouse_enclave.keys.snapshots import save_snapshot
 from teehouse_enclave.keys.tree import Tree
 
 __all__ = ["Book", "Committed", "Proposal", "Service", "ServiceLimits", "origin_of"]
 
 _BATCH: Final = 256  # proposals journaled with one commit
 _PAGE: Final = 1024  # records read at a time
+_SNAPSHOT: Final = 4096  # entries of a log after which its state is written down whole: a start replays no more
 
 Proposal = Callable[[State | None, int], Change]
 """(state of the tenant or None, Unix seconds) → what is to happen. Quick, no I/O; raises TeehouseError to refuse.
@@ -79,6 +81,7 @@ class Book:
     origin: str
     state: State | None = None
     frontier: Frontier = field(default_factory=Frontier.empty)
+    saved: int = 0  # size at the newest snapshot
     uncertain: bool = False  # a write failed: what the journal holds must be looked at before the next
 
 
@@ -307,11 +310,18 @@ class Service:
             book.state = draft.state
             self.journaled += len(draft.records)
             adopted.append((book, draft.records, draft.hashes))
+            if book.frontier.size - book.saved >= _SNAPSHOT:
+                self._save(book)
             if draft.shred:
                 # Done again at the next start when it fails here.
                 with contextlib.suppress(StorageError):
                     self.journal.shred(book.log, draft.shred)
         return adopted
+
+    def _save(self, book: Book) -> None:
+        book.saved = book.frontier.size  # also when it fails: it is tried again as much later
+        with contextlib.suppress(StorageError):
+            save_snapshot(self.journal, self.box, book.log, book.origin, book.frontier, book.state)
 
     def _form(self, batch: list[_Pending], now: int) -> dict[str, _Draft]:
         drafts: dict[str, _Draft] = {}

@@ -2,7 +2,7 @@
 """Before the key service answers anybody: is this store whole, is it ours, and is it the newest (KEYS §3)?
 
 (1) Ask every witness, over a fresh nonce, for the newest checkpoint it signed of each log the journal holds; too few
-answers stop the start. (2) Replay the journal: every record authenticates, every delta folds, and where a witness
+answers stop the start. (2) Replay the journal, from a snapshot on: all authenticates, all folds, and where a witness
 stands, the own root must be the one it signed. (3) A witness, or the ledger, that knows more than the journal means
 that this is an old disk: stop. What the journal holds beyond the witnesses is healed later, by each log's first round.
 
@@ -32,6 +32,7 @@ from teehouse_enclave.keys.logwriter import Outside
 from teehouse_enclave.keys.outbound import OutsideError, WitnessClient
 from teehouse_enclave.keys.records import delta_of
 from teehouse_enclave.keys.service import Book, Service, origin_of
+from teehouse_enclave.keys.snapshots import load_snapshot, stands_on
 from teehouse_enclave.keys.tree import Tree
 
 __all__ = ["StartError", "log_key_of", "open_books"]
@@ -135,6 +136,8 @@ def _replay(journal: Journal, box: Box, origin: str, log: str, known: _Known) ->
             hint="this is an old copy of the store; start from the newest one",
         )
     stops = sorted(known.roots)
+    if (resumed := _resume(journal, box, book, size, known)) is not None:
+        stops = [stop for stop in stops if stop > resumed]
     while book.frontier.size < size:
         page = journal.read(log, book.frontier.size, _PAGE)
         if not page or page[0].index != book.frontier.size:
@@ -144,6 +147,25 @@ def _replay(journal: Journal, box: Box, origin: str, log: str, known: _Known) ->
             if stops and stops[0] == book.frontier.size:
                 _compare(book, known.roots[stops.pop(0)])
     return book, Tree(book.frontier)
+
+
+def _resume(journal: Journal, box: Box, book: Book, size: int, known: _Known) -> int | None:
+    """Begin at the snapshot where it fits what the witnesses said; its size, or None for a replay from the start."""
+    found = load_snapshot(journal, box, book.log, book.origin)
+    if found is None:
+        return None
+    frontier, state = found
+    if frontier.size > size:
+        raise StartError(
+            f"a snapshot of {book.origin} stands for {frontier.size} entries, this store has {size}",
+            code="rolled-back",
+            hint="this is an old copy of the store; start from the newest one",
+        )
+    before = {stop: root for stop, root in known.roots.items() if stop <= frontier.size}
+    if not all(stands_on(journal, book.log, frontier, stop, root) for stop, root in before.items()):
+        return None  # a full replay says what is the matter
+    book.frontier, book.state, book.saved = frontier, state, frontier.size
+    return frontier.size
 
 
 def _take(book: Book, record: Record, box: Box) -> None:
