@@ -31,6 +31,8 @@ def count(path: Path) -> int:
 def read(path: Path, start: int = 0, end: int | None = None) -> Iterator[list[bytes]]:
     """The hashes `start`…`end` in chunks. Raises `LocalError`, `MalformedError` when there are fewer."""
     at, last = start, count(path) if end is None else end
+    if at >= last:
+        return
     try:
         with path.open("rb") as file:
             file.seek(start * HASH_SIZE)

@@ -19,6 +19,7 @@ from teehouse_core.log.merkle import Frontier, leaf_hash
 
 __all__ = ["Look", "Watcher"]
 
+_SKEW = 300  # seconds that a witness's clock may be ahead of this one
 KEPT = 1000  # entries that one look hands out, the last ones
 
 
@@ -61,8 +62,8 @@ class Watcher:
         if self._max_age is None:
             return
         at = head.quorum.completed_at
-        if at is None or now - at > self._max_age:
-            age = "of unknown age: no witness signed it" if at is None else f"{now - at} s old"
+        if at is None or not -_SKEW <= now - at <= self._max_age:
+            age = "of unknown age: no witness signed it" if at is None else f"{now - at} s old by its witnesses' clocks"
             raise LogRefused(
                 f"the checkpoint is {age}",
                 code="log-stale",
