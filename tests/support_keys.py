@@ -176,6 +176,8 @@ class World:
         self.config_file = self.folder / "keys.json"
         self.write_config()
         self.keys = Process(self.folder, "keys", [*self.keys_command, "--config", self.config_file], self.environment)
+        if self.journal == "ledger":  # the root key's sealed form lies there too
+            self.ledger.start()
         told = self._run(*python("teehouse_enclave.keys.main"), "--config", self.config_file, "--log-key")
         self.log_key = VerifierKey.parse(json.loads(told)["vkey"])
         for at, port in enumerate(self.ports):
@@ -234,7 +236,8 @@ class World:
 
     def start(self) -> None:
         for process in (self.ledger, *self.witnesses):
-            process.launch()
+            if not process.alive:
+                process.launch()
         for process in (self.ledger, *self.witnesses):
             process.wait_ready()
         self.start_keys()

@@ -202,3 +202,29 @@ def test_the_process_keeps_itself_out_of_dumps(tmp_path: Path) -> None:
         events = [json.loads(line) for line in world.keys.log.read_text().splitlines() if line.startswith("{")]
         said = next(event["locked"] for event in events if event["event"] == "memory")
         assert said == (locked > 0)
+
+
+def test_a_service_without_a_disk_keeps_its_journal_in_the_ledger(tmp_path: Path) -> None:
+    with running_world(tmp_path, journal="ledger") as world:
+        tenant = world.new_tenant()
+        world.new_ring(tenant, "data")
+        world.new_key(tenant, "data", "disk")
+        node = Requester()
+        with world.http() as http:
+            before = node.ask(http, world.keyset(), tenant=tenant, ring="data", key="disk")
+        world.keys.kill()
+        world.start_keys()
+        with world.http() as http:
+            after = node.ask(http, world.keyset(), tenant=tenant, ring="data", key="disk")
+        assert (before.code, after.code) == ("granted", "granted")
+        assert before.key == after.key
+        assert [entry.op for entry in world.entries(tenant)][-2:] == ["key.release", "key.release"]
+        world.ledger.kill()
+        with world.http() as http:
+            lost = node.ask(http, world.keyset(), tenant=tenant, ring="data", key="disk")
+        assert (lost.status, lost.key) == (503, b"")
+        world.ledger.start()
+        wait_healed(world)
+        with world.http() as http:
+            assert node.ask(http, world.keyset(), tenant=tenant, ring="data", key="disk").code == "granted"
+        assert len({entry.id for entry in world.entries(tenant)}) == len(world.entries(tenant))
