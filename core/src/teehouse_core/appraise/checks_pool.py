@@ -16,7 +16,7 @@ from teehouse_core.appraise.checks_binding import EARLY, usable_keys
 from teehouse_core.appraise.policy import Policy
 from teehouse_core.appraise.release_policy import TEEHOUSE, ReleasePolicy
 from teehouse_core.appraise.sheet import Outcome, Sheet, equal, failed, one_of, passed
-from teehouse_core.appraise.strength import SERVICE_ROLES, weaker_fields
+from teehouse_core.appraise.strength import member_roles, weaker_fields
 from teehouse_core.errors import MalformedError
 from teehouse_core.seal.pool import signed_by
 from teehouse_core.wire.keyset import Capabilities, Keyset, Model, Software
@@ -92,7 +92,7 @@ def _strength(release: ReleasePolicy | None, policy: Policy) -> Outcome:
         return failed("the release policy does not parse, so it cannot be compared with this policy")
     if release.dialect != TEEHOUSE:
         return failed("evidence of this dialect does not cover the key it asks for", release.dialect, TEEHOUSE)
-    if not set(release.roles) <= set(policy.roles) - SERVICE_ROLES:
+    if not set(release.roles) <= member_roles(policy.roles):
         return failed("gives the key to a role that this policy does not allow", " ".join(release.roles))
     if weaker := weaker_fields(release.appraisal, policy):
         hint = f"weaker than this policy, or not comparable, in: {', '.join(weaker)}"

@@ -19,12 +19,20 @@ from teehouse_core.appraise.policy_references import REFERENCE_NAMES, References
 from teehouse_core.appraise.policy_snp import SnpPolicy, TcbMinimum
 from teehouse_core.appraise.policy_tpm import TpmPolicy
 
-__all__ = ["SERVICE_ROLES", "weaker_fields"]
+__all__ = ["SERVICE_ROLES", "member_roles", "weaker_fields"]
 
 SERVICE_ROLES: Final = frozenset({"pool", "key-service"})  # roles of no machine that serves: nobody gets a key as one
 
 _Order = Callable[[Any, Any], bool]
 """Whether the first value is no weaker than the second."""
+
+
+def member_roles(roles: tuple[str, ...]) -> frozenset[str]:
+    """The roles that a pool's members may have: those that the client lists, and `node`, the role of one machine.
+
+    So a client that lists `pool` alone seals to pools only.
+    """
+    return (frozenset(roles) | {"node"}) - SERVICE_ROLES
 
 
 def weaker_fields(a: Policy, c: Policy) -> tuple[str, ...]:
@@ -94,7 +102,7 @@ def _any(_a: object, _c: object) -> bool:
 
 
 def _roles(a: tuple[str, ...], c: tuple[str, ...]) -> bool:
-    return set(a) <= set(c) - SERVICE_ROLES
+    return set(a) <= member_roles(c)
 
 
 def _demands(a: tuple[DeviceDemand, ...], c: tuple[DeviceDemand, ...]) -> bool:
