@@ -33,6 +33,7 @@ from teehouse_core.weights.signing import parse_signed
 from teehouse_core.wire import canonical
 from teehouse_core.wire.armor import armor
 from teehouse_core.wire.commands import AdminKey, AdminSet, build_command, tenant_id
+from teehouse_core.wire.grant import Grant, LogPlace, Release, ReleaseAnswer, ReleaseRequest
 from teehouse_core.wire.keyset import Model
 from teehouse_core.wire.problem import problem_body
 from teehouse_core.wire.receipts import Receipt, Usage, UsageRecord
@@ -80,6 +81,7 @@ def _wire() -> dict[str, list[bytes]]:
         "wire-canonical": [*texts, b"AAAA", canonical.b64u(bytes(range(40))).encode()],
         "wire-keyset": [node.keyset.raw, scenes.forge_scenes.keyset()],
         "wire-commands": _commands(),
+        "wire-grants": _grants(),
         "wire-header": [request.header_bytes],
         "wire-frame": [request.frame],
         "wire-records": [b"\7" + answer, b"\0" + answer],
@@ -107,6 +109,17 @@ def _commands() -> list[bytes]:
     )
     policy = ReleasePolicy("members", Policy.preset("standard"), ("ep-demo",))
     return [create, canonical.encode(admins), policy.encode()]
+
+
+def _grants() -> list[bytes]:
+    """A challenge, a request, its release with a bundle, a grant, an answer."""
+    request = ReleaseRequest("ef" * 32, "t-1", "models", "llama", "2", "cd" * 32).encode()
+    place = LogPlace("tks.example/tenant/t-1", 7, "ab" * 32)
+    digests = ("ef" * 32, "01" * 32, "23" * 32, "45" * 32)
+    grant = Grant(*digests, "t-1", "models", "llama", "2", "aes256", "67" * 32, "89" * 32, place, seal_support.NOW)
+    answer = ReleaseAnswer(grant.encode(), "ab" * 16, bytes(64), b"sealed", b"note\n", b"", b"{}", bytes(64))
+    challenge = b'{"tks_keyset_sha256":"' + b"ef" * 32 + b'","challenge":"' + canonical.b64u(bytes(32)).encode() + b'"}'
+    return [challenge, request, Release(request, b"a bundle").encode(), grant.encode(), answer.encode()]
 
 
 def _weights() -> dict[str, list[bytes]]:

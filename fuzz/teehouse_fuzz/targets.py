@@ -63,6 +63,7 @@ from teehouse_core.wire.armor import ArmorReader
 from teehouse_core.wire.commands import AdminSet, Command, build_command
 from teehouse_core.wire.fields import Fields
 from teehouse_core.wire.frame import RequestFrame, parse_prefix
+from teehouse_core.wire.grant import Grant, Release, ReleaseAnswer, ReleaseRequest, parse_challenge
 from teehouse_core.wire.header import RequestHeader
 from teehouse_core.wire.keyset import Keyset
 from teehouse_core.wire.problem import PROBLEM_TYPE, parse_problem
@@ -152,6 +153,21 @@ def wire_commands(data: bytes) -> None:
             raise AssertionError("an admin set has two spellings")
 
     each(command, policy, admins)
+
+
+@target("wire-grants")
+def wire_grants(data: bytes) -> None:
+    """What a release is asked with and answered by; each has one spelling."""
+
+    def only(parse: Callable[[bytes], Any]) -> Callable[[], None]:
+        def one() -> None:
+            if parse(data).encode() != data:
+                raise AssertionError("a release document has two spellings")
+
+        return one
+
+    each(*map(only, (ReleaseRequest.parse, Release.parse, Grant.parse, ReleaseAnswer.parse)))
+    each(lambda: parse_challenge(data))
 
 
 @target("wire-header")
