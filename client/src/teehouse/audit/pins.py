@@ -130,7 +130,11 @@ class Pins:
             return cls.read(json.loads(data))
         except (ValueError, RecursionError, TeehouseError) as error:
             why = error.message if isinstance(error, TeehouseError) else "not JSON"
-            raise LocalError(f"{path} holds no pins: {why}", code="audit-pins", hint="see docs: audit pins") from None
+            raise LocalError(
+                f"{path} holds no pins: {why}",
+                code="audit-pins",
+                hint='{"v":"audit-pins/1","log_keys":[…],"quorum":2,"witnesses":[{"vkey","operator"}]}',
+            ) from None
 
 
 def _texts(items: list[Any]) -> list[str]:
