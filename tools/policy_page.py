@@ -19,7 +19,16 @@ from teehouse_core.errors import LocalError
 
 SOURCE: Final = "docs/policy.toml"
 PAGE: Final = "policy-fields"
-SECTIONS: Final = ("", "references", "gpu", "snp", "tpm", "key_service", "pool", "ledger")  # tables of the policy file; "" is its top level
+SECTIONS: Final = (
+    "",
+    "references",
+    "gpu",
+    "snp",
+    "tpm",
+    "key_service",
+    "pool",
+    "ledger",
+)  # tables of the policy file; "" is its top level
 
 HEADS: Final = {
     "en": ("field", "takes", "preset", "what it decides"),

@@ -316,7 +316,8 @@ async def test_the_policy_of_the_key_service_is_measured_and_its_address_is_not(
         ({"key_service": {**SERVICE, "token": "x"}}, "config-unknown"),
         ({"pool": {"tenant": "t", "ring": "r", "key": "k"}}, "key-service-policy"),
         ({"key_service": SERVICE, "pool": {"tenant": "t", "ring": "r"}}, "config-value"),
-        ({"ledger": {"url": "http://127.0.0.1:1", "every_s": 601}}, "config-value"),
+        ({"key_service": SERVICE, "ledger": {"url": "http://127.0.0.1:1", "every_s": 601}}, "config-value"),
+        ({"ledger": {"url": "http://127.0.0.1:1"}}, "key-service-policy"),
     ],
 )
 async def test_a_key_service_without_a_policy_is_no_configuration(changes: dict[str, Any], code: str) -> None:
