@@ -21,7 +21,7 @@ class Ids:
         self._boxes = [bytearray() for _ in range(4096)]
 
     def add(self, text: str) -> None:
-        self._boxes[int(text[:3], 16)] += bytes.fromhex(text)
+        self._boxes[hash(text) % len(self._boxes)] += bytes.fromhex(text)
 
     def repeated(self) -> str | None:
         """One id that was added twice, None when there is none."""
