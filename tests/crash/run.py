@@ -223,8 +223,7 @@ class Drill:
 
     def _life(self, zygote: Zygote, at: int) -> None:
         """Kill the one before, start anew with a fault, check, ask, die."""
-        if at:
-            zygote.kill()
+        zygote.kill()
         named = self.dice.random() < 0.6
         point = self.dice.choice(POINTS) if named else ""
         self.counts[point or "random time"] += 1
@@ -331,7 +330,10 @@ class Drill:
         self._command("key.create", key_args(name), name)
 
     def _rotate(self, _http: httpx2.Client) -> None:
-        self._command("key.rotate", rotate_args("base"), "base")
+        with self.book.lock:
+            made = [key for key in self.book.versions if key.startswith("k")]
+        key = random.choice([*made[-8:], *([] if made else ["base"])])
+        self._command("key.rotate", rotate_args(key), key)
 
     def _import(self, _http: httpx2.Client) -> None:
         name, secret = self._name("i"), os.urandom(32)
