@@ -11,12 +11,12 @@ from typing import Any
 from evidence_kit import Evidence, sentence, slug
 from forge_sgx import SgxQuote
 from forge_tdx import NOW, REPORT_DATA, ForgedQuote, leaf_chain, stranger
-from test_tdx_artifacts import CASES, EVALUATE, LATER
+from test_tdx_artifacts import CASES, EVALUATE, EXTENDED, LATER
 
 from teehouse_core.appraise.policy import Policy
 
 FIVE = ForgedQuote(version=5)
-FORMS = (("v4", ForgedQuote()), ("v5", FIVE), ("v5-td15", LATER))
+FORMS = (("v4", ForgedQuote()), ("v5", FIVE), ("v5-td15", LATER), ("v5-td15ex", EXTENDED))
 # Of each check, the cases that are shown for version 5 and TD report 1.5 as well.
 AGAIN = {
     "vendor", "signature of other bytes", "auth data not vouched for", "QE report signed by a stranger", "QE of another signer",
@@ -64,7 +64,7 @@ def quotes() -> Iterator[Evidence]:
         yield vector(f"{label} with its report data", "accept", form, report_data=REPORT_DATA)
     yield vector("v4 padded with zeros", "accept", ForgedQuote(tail=bytes(3000)))
     for case in CASES:
-        made = [("v5-td15" if case.forged.later else "v4", case.forged)]
+        made = [("v5-td15ex" if case.forged.extended else "v5-td15" if case.forged.later else "v4", case.forged)]
         if case.name in AGAIN:
             made += [("v5", case.forged.with_(version=5)), ("v5-td15", case.forged.with_(version=5, later=True))]
         for label, forged in made:
@@ -83,7 +83,7 @@ def quotes() -> Iterator[Evidence]:
         also=missing,
         files=False,
     )
-    yield vector("v5-td15 of a body of the future", "reject/unsupported", LATER, change=lambda r: r[:48] + b"\4\0" + r[50:])  # fmt: skip
+    yield vector("v5-td15 of a body of the future", "reject/unsupported", LATER, change=lambda r: r[:48] + b"\5\0" + r[50:])  # fmt: skip
 
 
 def malformed() -> Iterator[Evidence]:
@@ -96,6 +96,8 @@ def malformed() -> Iterator[Evidence]:
         ("v4 of another TEE type", ForgedQuote(), lambda r: r[:4] + b"\x82" + r[5:]),
         ("v5 body size of the other kind", FIVE, lambda r: r[:50] + (648).to_bytes(4, "little") + r[54:]),
         ("v5-td15 body called 1.0", LATER, lambda r: r[:48] + b"\2\0" + (648).to_bytes(4, "little") + r[54:]),
+        ("v5-td15ex body called 1.5", EXTENDED, lambda r: r[:48] + b"\3\0" + r[50:]),
+        ("v5-td15ex body a byte short", EXTENDED, lambda r: r[:50] + (884).to_bytes(4, "little") + r[54:]),
         ("v4 signature length one more", ForgedQuote(), lambda r: r[:632] + (int.from_bytes(r[632:636], "little") + 1).to_bytes(4, "little") + r[636:]),
         ("empty", ForgedQuote(), lambda r: r[:0]),
     )  # fmt: skip

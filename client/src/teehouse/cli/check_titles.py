@@ -49,6 +49,7 @@ TITLES: Final[dict[str, str]] = {
     "tdx.td.xfam": "extended features",
     "tdx.td.seam": "TDX module attributes",
     "tdx.td.service": "no service TD bound",
+    "tdx.td.partition": "asked for by the TD itself",
     "sgx.enclave.init": "enclave is initialised",
     "sgx.enclave.debug": "enclave debug is off",
     "tdx.reference.mrtd": "MRTD reference value",

@@ -67,6 +67,7 @@ CATALOGUE: Final[dict[str, CheckSpec]] = {
     "tdx.td.xfam": CheckSpec("firmware", "TD report", _MODULE),
     "tdx.td.seam": CheckSpec("firmware", "TD report", _MODULE),
     "tdx.td.service": CheckSpec("firmware", "TD report 1.5", _MODULE),
+    "tdx.td.partition": CheckSpec("firmware", "extended TD report 1.5", _MODULE),
     "sgx.enclave.init": CheckSpec("firmware", "enclave report", _QUOTE),
     "sgx.enclave.debug": CheckSpec("firmware", "enclave report", _QUOTE),
     "tdx.reference.mrtd": CheckSpec("firmware", "TD report", _EVIDENCE, required=False),
