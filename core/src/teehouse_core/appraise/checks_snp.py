@@ -31,7 +31,7 @@ from teehouse_core.appraise.sheet import Outcome, Sheet, equal, failed, not_appl
 from teehouse_core.errors import MalformedError
 from teehouse_core.evidence.amd_collateral import AmdCollateral
 from teehouse_core.evidence.bundle import Bundle
-from teehouse_core.evidence.snp import SnpReport, Tcb, kds_path, parse_report
+from teehouse_core.evidence.snp import SnpReport, Tcb, cpuid_text, kds_path, parse_report
 
 __all__ = ["SnpFacts", "check_report", "check_snp"]
 
@@ -296,8 +296,15 @@ def _levels(sheet: Sheet, facts: SnpFacts, policy: Policy) -> None:
 
 
 def _tcb_minimum(report: SnpReport, chain: AmdChain, policy: Policy) -> Outcome:
-    minimum = policy.snp.minimum(chain.product)
+    if report.cpuid is not None and report.product != chain.product:
+        return not_applicable("the report is another product's, for which see snp.product.match")
+    cpuid = cpuid_text(*report.cpuid) if report.cpuid is not None else ""
+    minimum = policy.snp.minimum(chain.product, cpuid)
     if minimum is None:
+        known = " or ".join(m.cpuid for m in policy.snp.tcb_minimum if m.product == chain.product and m.cpuid)
+        hint = f"the policy's snp.tcb_minimum names no floor for this kind of {chain.product} processor"
+        return failed(hint, cpuid or "not said", known)
+    if not any(minimum.parts.values()):
         return not_applicable(
             f"the policy sets no snp.tcb_minimum for {chain.product}; it reports {report.reported_tcb}"
         )

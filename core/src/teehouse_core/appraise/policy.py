@@ -31,7 +31,7 @@ from teehouse_core.appraise.policy_fields import (
     words,
 )
 from teehouse_core.appraise.policy_gpu import DeviceDemand, GpuPolicy, read_demands, read_gpu
-from teehouse_core.appraise.policy_snp import SnpPolicy, TcbMinimum, read_snp
+from teehouse_core.appraise.policy_snp import TCB_MINIMUM_STRICT, SnpPolicy, TcbMinimum, read_snp
 from teehouse_core.appraise.policy_tpm import TpmPolicy, read_tpm
 from teehouse_core.errors import LocalError
 from teehouse_core.wire import canonical
@@ -146,6 +146,7 @@ class Policy:
                 ),
                 doors=(),
                 devices=(DeviceDemand("nvidia-gpu", 1),),
+                snp=SnpPolicy(tcb_minimum=TCB_MINIMUM_STRICT),
                 max_evidence_age=600,
                 max_collateral_age=14 * DAY,
             )
