@@ -108,7 +108,15 @@ class SnpPolicy:
         if any(m.cpuid for m in floors) and not any(m.cpuid == cpuid for m in floors if m.cpuid):
             return None
         applying = [m.parts for m in floors if m.cpuid in ("", cpuid)]
-        return TcbMinimum(product, **{n: max((parts[n] for parts in applying), default=0) for n in _COMPONENTS})
+        levels = {n: max((parts[n] for parts in applying), default=0) for n in _COMPONENTS}
+        return TcbMinimum(
+            product,
+            fmc=levels["fmc"],
+            bootloader=levels["bootloader"],
+            tee=levels["tee"],
+            snp=levels["snp"],
+            microcode=levels["microcode"],
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Every field, JSON-ready."""
