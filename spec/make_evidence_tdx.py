@@ -14,6 +14,7 @@ from forge_tdx import NOW, REPORT_DATA, ForgedQuote, leaf_chain, stranger
 from test_tdx_artifacts import CASES, EVALUATE, EXTENDED, LATER
 
 from teehouse_core.appraise.policy import Policy
+from teehouse_enclave.platform import simulated_pki
 
 FIVE = ForgedQuote(version=5)
 FORMS = (("v4", ForgedQuote()), ("v5", FIVE), ("v5-td15", LATER), ("v5-td15ex", EXTENDED))
@@ -36,7 +37,7 @@ def vector(
     change: Any = lambda raw: raw,
     what: str = "TDX quote",
     files: bool = True,
-    **options: bytes,
+    **options: Any,
 ) -> Evidence:
     def forge() -> dict[str, Any]:
         given: dict[str, Any] = {"artifact": change(forged.quote())}
@@ -62,6 +63,11 @@ def quotes() -> Iterator[Evidence]:
     for label, form in FORMS:
         yield vector(f"{label} right", "accept", form)
         yield vector(f"{label} with its report data", "accept", form, report_data=REPORT_DATA)
+    series, week = f"tcb-info:TDX:{simulated_pki.FMSPC.hex()}", 7 * 86400
+    newer = {series: [2, NOW - week - 1], "crl:00": [9, NOW]}
+    yield vector("v4 older than collateral seen before", "reject/policy.collateral-newest", ForgedQuote(), newest=newer)
+    yield vector("v4 older within the week", "accept", ForgedQuote(), newest={series: [2, NOW - week]})
+    yield vector("v4 as new as collateral seen before", "accept", ForgedQuote(), newest={series: [1, NOW - 9 * week]})
     yield vector("v4 padded with zeros", "accept", ForgedQuote(tail=bytes(3000)))
     for case in CASES:
         made = [("v5-td15ex" if case.forged.extended else "v5-td15" if case.forged.later else "v4", case.forged)]

@@ -61,6 +61,8 @@ class Settings:
     """Whether the API key may travel over plain HTTP to another machine."""
     ca_file: str | None = None
     """PEM file of the certificate authority of the gateway, when it is a private one."""
+    collateral_state: bool = True
+    """Whether the newest collateral seen is remembered between runs (older one refuses); else for one session."""
     cache_dir: Path = Path()
     sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
@@ -325,6 +327,7 @@ _READERS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "idle_seconds": _seconds,
     "allow_http": _flag,
     "ca_file": lambda name, value: str(_path(name, value)),
+    "collateral_state": _flag,
     "cache_dir": _path,
 }
 

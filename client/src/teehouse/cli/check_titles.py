@@ -43,6 +43,7 @@ TITLES: Final[dict[str, str]] = {
     "tdx.dcap": "second verifier agrees",
     "tdx.tcb.status": "TCB status",
     "tdx.tcb.advisories": "security advisories",
+    "policy.collateral-newest": "none older than seen before",
     "policy.machine": "machine allow-list",
     "tdx.td.debug": "debug is off",
     "tdx.td.attributes": "TD attributes",

@@ -70,6 +70,13 @@ def verify(
     ] = None,
     policy: PolicyFile = "standard",
     at: At = None,
+    state: Annotated[
+        Path | None,
+        typer.Option("--state", metavar="FILE", help="Remember the newest collateral in FILE; older one then refuses."),
+    ] = None,
+    no_state: Annotated[
+        bool, typer.Option("--no-state", help="Remember nothing: the verdict depends on the arguments alone. [default]")
+    ] = False,
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Also write a page that reads and prints by itself.")
     ] = None,
@@ -83,6 +90,7 @@ def verify(
     Without --nonce or --report-data freshness is not judged; reference values count where the policy lists some.
     Exit codes: 0 accepted, 10 refused, 20 not supported, 30 malformed, 2 usage.
     """
+    from teehouse.verify.remembered import Remembered
     from teehouse_core.appraise.artifacts.dispatch import artifact_policy
     from teehouse_core.appraise.artifacts.dispatch import verify as verify_artifact
 
@@ -90,6 +98,9 @@ def verify(
     asked, data = unhex(nonce, "--nonce"), unhex(report_data, "--report-data")
     used = artifact_policy(policy_of(policy), fresh=asked is not None or data is not None)
     now = moment(at)
+    if state is not None and no_state:
+        raise LocalError("--state and --no-state exclude each other", code="usage")
+    remembered = Remembered(state) if state is not None else None
     raw = _decode(read_bytes(file, MAX_BUNDLE), kind.value)
     verdict = verify_artifact(
         kind.value,
@@ -100,7 +111,12 @@ def verify(
         report_data=data,
         policy=used,
         now=now,
+        newest=remembered.known() if remembered is not None else None,
     )
+    if remembered is not None:
+        remembered.learn([verdict])
+        if not remembered.written:
+            raise LocalError(f"cannot write {state}", code="file-unwritable")
     document = verdict.to_json()
     if html is not None:
         from teehouse.cli.html_report import page

@@ -192,6 +192,7 @@ class AsyncSession:
             count=state.settings.candidates,
             clock=state.now,
             random=state.random,
+            remembered=state.remembered,
         )
         try:
             reply = await self._get(next(flow))

@@ -16,6 +16,7 @@ from teehouse.session.errors import Unreachable
 from teehouse.session.flow import Ask, Exchange, Post, Reply
 from teehouse.settings import Settings, is_loopback
 from teehouse.verify.cache import VerifiedCache
+from teehouse.verify.remembered import Remembered, default_file
 from teehouse_core.appraise.policy import Policy
 from teehouse_core.appraise.verdict import Accepted, Tier
 from teehouse_core.errors import LocalError, MalformedError, TruncatedStream
@@ -112,6 +113,7 @@ class SessionState:
         self.cache = VerifiedCache(self.suite)
         self.random = random
         self.last_receipt: ReceiptRecord | None = None
+        self.remembered = Remembered(default_file() if settings.collateral_state else None)
         self._clock = clock
         self._cache_secret = random(32)  # PROTOCOL §3.2 (2): engine caches are shared by nobody else
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from teehouse.verify.nodes import MAX_EVIDENCE_SET, NodeVerdict, appraise_set, parse_evidence_set
+from teehouse.verify.remembered import Remembered
 from teehouse_core.appraise.policy import Policy
 from teehouse_core.appraise.verdict import Accepted
 from teehouse_core.errors import LocalError, MalformedError, StaleEvidence
@@ -120,10 +121,13 @@ def verify_flow(
     count: int,
     clock: Callable[[], int],
     random: Callable[[int], bytes],
+    remembered: Remembered | None = None,
 ) -> VerifyFlow:
     """Ask an endpoint's nodes for evidence over a fresh challenge and appraise what comes.
 
-    Raises MalformedError or UnauthenticatedError for what the path answered; a refused verdict is no error here.
+    With `remembered`, collateral older than what was seen before refuses, and what is newer is kept.
+    Raises MalformedError or UnauthenticatedError for what the path answered, LocalError (`state-file`); a refused
+    verdict is no error here.
     """
     _check_endpoint(endpoint)
     challenge = random(CHALLENGE_LEN)  # (1) nobody can have made evidence for it before
@@ -132,7 +136,11 @@ def verify_flow(
     if reply.status != 200:
         raise parse_problem(reply.status, reply.content_type, reply.body, reply.retry_after)
     bundles = parse_evidence_set(reply.body, endpoint=endpoint, most=count)  # (3)
-    return appraise_set(bundles, policy, clock(), endpoint=endpoint, challenge=challenge)  # (4)
+    newest = remembered.known() if remembered is not None else None
+    verdicts = appraise_set(bundles, policy, clock(), endpoint=endpoint, challenge=challenge, newest=newest)  # (4)
+    if remembered is not None:
+        remembered.learn(node.verdict for node in verdicts)
+    return verdicts
 
 
 def exchange_flow(ask: Ask, *, clock: Callable[[], int], random: Callable[[int], bytes]) -> ExchangeFlow:

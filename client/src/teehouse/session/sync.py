@@ -185,6 +185,7 @@ class Session:
             count=state.settings.candidates,
             clock=state.now,
             random=state.random,
+            remembered=state.remembered,
         )
         try:
             wanted = next(flow)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from teehouse_core.appraise.appraise import appraise
+from teehouse_core.appraise.newest import Newest
 from teehouse_core.appraise.policy import Policy
 from teehouse_core.appraise.verdict import Accepted, Verdict
 from teehouse_core.errors import EvidenceRefused, MalformedError, RefusedError
@@ -63,11 +64,18 @@ def _unb64(item: Any) -> bytes:
 
 
 def appraise_set(
-    bundles: Sequence[bytes], policy: Policy, now: int, *, endpoint: str, challenge: bytes
+    bundles: Sequence[bytes],
+    policy: Policy,
+    now: int,
+    *,
+    endpoint: str,
+    challenge: bytes,
+    newest: Newest | None = None,
 ) -> list[NodeVerdict]:
     """Appraise each bundle at `now` (Unix seconds); one that does not parse is left out unless none does.
 
-    A keyset that stands in two bundles counts once. Does not decide whether what was accepted is enough.
+    `newest`: collateral seen before, None when nothing is kept. A keyset that stands in two bundles counts once. Does
+    not decide whether what was accepted is enough.
     Raises MalformedError when no bundle parses.
     """
     found: list[NodeVerdict] = []
@@ -75,7 +83,7 @@ def appraise_set(
     seen: set[bytes] = set()
     for bundle in bundles:
         try:
-            verdict = appraise(bundle, policy, now, endpoint=endpoint, nonce=challenge)
+            verdict = appraise(bundle, policy, now, endpoint=endpoint, nonce=challenge, newest=newest)
         except MalformedError as error:
             malformed = error
             continue

@@ -13,8 +13,10 @@ from typing import Any, Final
 from teehouse_core.appraise.anchors import PINNED, Anchors
 from teehouse_core.appraise.checks_binding import check_binding, check_capabilities, usable_keys
 from teehouse_core.appraise.checks_devices import DevicesFacts, check_devices
+from teehouse_core.appraise.checks_newest import check_newest
 from teehouse_core.appraise.checks_workload import check_workload
 from teehouse_core.appraise.facts import PlatformFacts
+from teehouse_core.appraise.newest import Newest
 from teehouse_core.appraise.policy import Policy
 from teehouse_core.appraise.sheet import Sheet, failed, one_of, passed
 from teehouse_core.appraise.technologies import TECHNOLOGIES, UNSUPPORTED_HINT, check_ids
@@ -29,15 +31,22 @@ MAX_NOW: Final = 253_402_300_799  # Unix seconds, the last second of the year 99
 
 
 def appraise(
-    bundle_bytes: bytes, policy: Policy, now: int, *, endpoint: str | None = None, nonce: bytes | None = None
+    bundle_bytes: bytes,
+    policy: Policy,
+    now: int,
+    *,
+    endpoint: str | None = None,
+    nonce: bytes | None = None,
+    newest: Newest | None = None,
 ) -> Verdict:
     """Appraise one bundle at `now` (Unix seconds) under `policy`.
 
-    `endpoint` is the one the caller asked for; `nonce` the 32 bytes it drew for this evidence. Without a nonce the
+    `endpoint` is the one the caller asked for; `nonce` the 32 bytes it drew for this evidence; `newest` what it knows
+    of collateral seen before, None when it keeps nothing. Without a nonce the
     evidence has unknown age, and the verdict's `accept()` never yields `Accepted`.
     Raises `MalformedError` when the bytes are no bundle, `LocalError` for a bad nonce or time, nothing else.
     """
-    return appraise_under(PINNED, bundle_bytes, policy, now, endpoint=endpoint, nonce=nonce)
+    return appraise_under(PINNED, bundle_bytes, policy, now, endpoint=endpoint, nonce=nonce, newest=newest)
 
 
 def appraise_under(
@@ -48,6 +57,7 @@ def appraise_under(
     *,
     endpoint: str | None = None,
     nonce: bytes | None = None,
+    newest: Newest | None = None,
 ) -> Verdict:
     """The same under any roots, for `under_test_roots` alone.
 
@@ -69,6 +79,7 @@ def appraise_under(
     facts = technology.check(sheet, bundle, policy, now) if technology else PlatformFacts()  # (2)
     log_register = technology.log_register if technology else None
     register_name = technology.register_name if technology else "a register"
+    check_newest(sheet, facts.newest, newest, now)
     measured = check_workload(sheet, bundle, facts.register, log_register, register_name, policy)  # (3)
     check_binding(sheet, bundle, facts.report_data, measured, policy, now, endpoint, nonce)  # (4)
     devices = check_devices(sheet, bundle, policy, now)  # (5)
@@ -94,6 +105,7 @@ def appraise_under(
         evidence_time=evidence_time,
         not_after=not_after,
         pinned_roots=pinned,
+        newest=facts.newest,
     )
 
 

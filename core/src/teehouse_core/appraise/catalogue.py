@@ -39,6 +39,7 @@ _EVIDENCE = "EVIDENCE §2"
 CATALOGUE: Final[dict[str, CheckSpec]] = {
     "policy.supported": CheckSpec("policy", "platform.type", _EVIDENCE),
     "policy.platform": CheckSpec("policy", "platform.type", _EVIDENCE),
+    "policy.collateral-newest": CheckSpec("silicon", "CRLs, TCB info, QE identity", "EVIDENCE §1"),
     "tdx.quote.format": CheckSpec("quote", "platform.report", _QUOTE),
     "tdx.quote.vendor": CheckSpec("quote", "quote header", _QUOTE),
     "tdx.quote.signature": CheckSpec("quote", "quote signature data", _QUOTE),

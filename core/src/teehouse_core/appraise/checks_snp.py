@@ -24,6 +24,7 @@ from teehouse_core.appraise.amdchain import (
 )
 from teehouse_core.appraise.checks_workload import check_reference
 from teehouse_core.appraise.facts import PlatformFacts
+from teehouse_core.appraise.newest import crl_series, see
 from teehouse_core.appraise.policy import ANY, Policy
 from teehouse_core.appraise.policy_snp import REFUSED_PRODUCTS, TcbMinimum
 from teehouse_core.appraise.roots_amd import AmdRoot
@@ -172,6 +173,7 @@ def _revocation(facts: SnpFacts, policy: Policy, crl: bytes | None, now: int) ->
     if found.state == "good":
         if found.until is not None:
             facts.ends.append(found.until)
+        see(facts.newest, crl_series(_have(facts.chain).root.public_key), found.number, found.issued)
         return one_of("good", policy.snp.revocation, "the policy accepts no revocation state")
     if "unknown" in policy.snp.revocation:
         return not_applicable(f"unknown, which the policy accepts: {found.reason}")

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from teehouse_core.appraise.artifacts.base import ArtifactVerdict
+from teehouse_core.appraise.newest import Newest
 from teehouse_core.appraise.policy import Policy
 from teehouse_core.errors import LocalError
 
@@ -32,6 +33,7 @@ ARTIFACTS: Final[Mapping[str, str]] = {
 """Kind of artifact to module beside this one; the words of `teehouse evidence verify --type`."""
 
 _TAKES_KIND: Final = frozenset({"nvidia"})  # modules that appraise two kinds and want to be told which
+_TAKES_NEWEST: Final = frozenset({"tdx", "snp"})
 _MISSING: Final = frozenset({"lxml-missing"})  # codes of "an optional package is not installed"
 
 
@@ -59,8 +61,11 @@ def verify(
     report_data: bytes | None = None,
     policy: Policy,
     now: int,
+    newest: Newest | None = None,
 ) -> ArtifactVerdict:
     """Appraise one artifact of `kind` (a key of `ARTIFACTS`) at `now`, under `policy` as it is.
+
+    `newest`: what the caller knows of collateral seen before; only kinds whose collateral is numbered compare with it.
 
     Raises `MalformedError` when `raw` is no such artifact, `LocalError` for an unknown kind or wrong arguments.
     """
@@ -72,6 +77,8 @@ def verify(
     except ImportError:
         return _unsupported(kind, policy, "this installation has no verifier for it", "install all of teehouse-core")
     options: dict[str, Any] = {"kind": kind} if module in _TAKES_KIND else {}
+    if newest is not None and module in _TAKES_NEWEST:
+        options["newest"] = newest
     try:
         verdict: ArtifactVerdict = found.verify_artifact(
             raw,
