@@ -202,9 +202,11 @@ def _parsed(raw: bytes, kind: str) -> Mapping[str, Any] | None:
 def _print(out: Output, verdict: ArtifactVerdict, subject: str, *, verbose: bool) -> None:
     console = out.data
     console.print(Text(subject, style="title"))
-    for name, value in verdict.claims.items():
-        if isinstance(value, str | int) and name not in ("policy_sha256", "artifact", "type"):
-            console.print(Text.assemble((f"  {name:<18}", "key"), safe(str(value))), soft_wrap=True)
+    hidden = ("policy_sha256", "artifact", "type")
+    shown = {n: str(v) for n, v in verdict.claims.items() if isinstance(v, str | int) and n not in hidden}
+    width = max(map(len, shown), default=0)
+    for name, value in shown.items():
+        console.print(Text.assemble((f"  {name:<{width}}  ", "key"), safe(value)), soft_wrap=True)
     console.print()
     like = cast("Verdict", verdict)  # the tables read nothing but `.checks`
     if verdict.checks:

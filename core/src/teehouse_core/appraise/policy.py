@@ -229,6 +229,8 @@ def _from_mapping(value: dict[str, Any]) -> Policy:
             changes[name] = _READERS[name](name, item)
         else:
             raise unknown(name, (*_READERS, *_TABLES, "base"), "field")
+    if changes and "name" not in changes:  # a verdict must not look as if it were made under the preset itself
+        changes["name"] = f"{base}, changed"
     policy = dataclasses.replace(policy, **changes)
     if "simulated" in policy.platforms and not policy.simulated_allowed:
         raise LocalError(

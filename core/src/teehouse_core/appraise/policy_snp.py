@@ -50,6 +50,11 @@ class TcbMinimum:
     def parts(self) -> dict[str, int]:
         return {name: getattr(self, name) for name in _COMPONENTS}
 
+    def to_json(self) -> dict[str, Any]:
+        """What it says, without what it leaves open."""
+        head = {"product": self.product} | ({"cpuid": self.cpuid} if self.cpuid else {})
+        return head | {name: level for name, level in self.parts.items() if level}
+
 
 TCB_MINIMUM: Final = (
     TcbMinimum("Genoa", snp=0x17),
@@ -124,9 +129,7 @@ class SnpPolicy:
             "products": list(self.products),
             "report_version_minimum": self.report_version_minimum,
             "alias_check_required": self.alias_check_required,
-            "tcb_minimum": [
-                {"product": m.product, **({"cpuid": m.cpuid} if m.cpuid else {}), **m.parts} for m in self.tcb_minimum
-            ],
+            "tcb_minimum": [m.to_json() for m in self.tcb_minimum],
             "revocation": list(self.revocation),
             "provisional_firmware_allowed": self.provisional_firmware_allowed,
             "migration_allowed": self.migration_allowed,

@@ -40,13 +40,15 @@ _MISSING: Final = frozenset({"lxml-missing"})  # codes of "an optional package i
 def artifact_policy(policy: Policy, *, fresh: bool) -> Policy:
     """`policy` for one artifact by itself; the name says so in every verdict.
 
-    Reference Values that the policy lists are compared; that it lists none is no failure here, since one artifact
-    speaks for no workload. Freshness is demanded only when there is something to show it with (`fresh`).
+    Reference Values and register values that the policy lists are compared; that it lists none is no failure here,
+    since one artifact speaks for no workload. Freshness is demanded only when there is something to show it with
+    (`fresh`).
     """
     return dataclasses.replace(
         policy,
         name=f"{policy.name} (one artifact)"[:MAX_NAME],
         required_references=(),
+        tpm=dataclasses.replace(policy.tpm, references_required=False),
         freshness_required=policy.freshness_required and fresh,
     )
 

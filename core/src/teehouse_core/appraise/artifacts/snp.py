@@ -71,7 +71,7 @@ def verify_artifact(
     facts = check_report(sheet, raw, found, policy, now, roots=roots)
     if newest is not None:
         check_newest(sheet, facts.newest, newest, now)
-    hint = "the policy does not accept this type of platform: its field `platforms` must name it"
+    hint = "the policy does not accept this type of platform; a policy file with platforms = ['sev-snp'] does"
     sheet.write("policy.platform", one_of("sev-snp", policy.platforms, hint))
     sheet.write("artifact.report-data", report_data_outcome(report.report_data, expected, policy))
     tier: Tier = "hardware" if roots is AMD_ROOTS else "simulated"

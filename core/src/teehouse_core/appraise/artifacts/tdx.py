@@ -73,7 +73,7 @@ def verify_artifact(
         check_newest(sheet, facts.newest, newest, now)
     name = kind if isinstance(quote, TdQuote) else "sgx"
     allowed = tuple(p for p in policy.platforms if p != "simulated" or policy.simulated_allowed)
-    hint = "the policy does not accept this type of platform: its field `platforms` must name it"
+    hint = f"the policy does not accept this type of platform; a policy file with platforms = ['{name}'] does"
     sheet.write("policy.platform", one_of(name, allowed, hint))
     sheet.write("artifact.report-data", report_data_outcome(quote.report.report_data, expected, policy))
 
