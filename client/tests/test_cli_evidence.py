@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stand_in_services import StandInServices
 
+from teehouse import conformance
 from teehouse.cli.main import main
 from teehouse_core.appraise.artifacts import dispatch
 from teehouse_core.appraise.artifacts.dispatch import ARTIFACTS
@@ -359,3 +360,16 @@ def test_verify_never_fetches(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     assert verify(capsys, file, collateral, at)[0] == 0
     assert verify(capsys, file, None, at)[0] == 10
     assert datetime.fromisoformat(at).year >= 2025
+
+
+def test_a_wrong_type_is_told_the_right_one(capsys) -> None:
+    file, _, _ = row("UpToDate")
+    code, _, err = run(capsys, "evidence", "verify", file, "--type", "snp-report")
+    assert (code, "--type tdx-quote" in err) == (30, True)
+
+
+def test_the_conformance_command_explains_itself(capsys) -> None:
+    assert conformance.main(["--help"]) == 0
+    assert "usage: teehouse-conformance {" in capsys.readouterr().out
+    assert conformance.main([]) == 2
+    assert capsys.readouterr().out == ""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import binascii
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final, cast
 
@@ -30,7 +31,7 @@ from teehouse.cli.output import Output, safe, simulated_badge
 from teehouse.cli.verdicts import MARKS, checks_grid, failures, legend, verbose_checks
 from teehouse_core.appraise.artifacts.base import ArtifactVerdict
 from teehouse_core.appraise.verdict import Verdict
-from teehouse_core.errors import LocalError
+from teehouse_core.errors import LocalError, MalformedError
 from teehouse_core.evidence.bundle import MAX_BUNDLE
 
 __all__ = ["ArtifactType", "show", "verify"]
@@ -93,6 +94,7 @@ def verify(
     from teehouse.verify.remembered import Remembered
     from teehouse_core.appraise.artifacts.dispatch import artifact_policy
     from teehouse_core.appraise.artifacts.dispatch import verify as verify_artifact
+    from teehouse_core.evidence.detect import detect
 
     out = Output(as_json=as_json)
     asked, data = unhex(nonce, "--nonce"), unhex(report_data, "--report-data")
@@ -102,7 +104,8 @@ def verify(
         raise LocalError("--state and --no-state exclude each other", code="usage")
     remembered = Remembered(state) if state is not None else None
     raw = _decode(read_bytes(file, MAX_BUNDLE), kind.value)
-    verdict = verify_artifact(
+    appraise = partial(
+        verify_artifact,
         kind.value,
         raw,
         chain=read_bytes(chain, MAX_CHAIN) if chain is not None else None,
@@ -113,6 +116,13 @@ def verify(
         now=now,
         newest=remembered.known() if remembered is not None else None,
     )
+    try:
+        verdict = appraise()
+    except MalformedError as error:
+        if (seen := detect(raw)) in set(ArtifactType) - {kind}:
+            hint = f"it looks like {seen}: give --type {seen}"
+            raise MalformedError(error.message, code=error.code, hint=hint) from None
+        raise
     if remembered is not None:
         remembered.learn([verdict])
         if not remembered.written:
