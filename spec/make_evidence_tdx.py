@@ -11,12 +11,13 @@ from typing import Any
 from evidence_kit import Evidence, sentence, slug
 from forge_sgx import SgxQuote
 from forge_tdx import NOW, REPORT_DATA, ForgedQuote, leaf_chain, stranger
-from test_tdx_artifacts import CASES, EVALUATE, LATER
+from test_tdx_artifacts import CASES, EVALUATE, EXTENDED, LATER
 
 from teehouse_core.appraise.policy import Policy
+from teehouse_enclave.platform import simulated_pki
 
 FIVE = ForgedQuote(version=5)
-FORMS = (("v4", ForgedQuote()), ("v5", FIVE), ("v5-td15", LATER))
+FORMS = (("v4", ForgedQuote()), ("v5", FIVE), ("v5-td15", LATER), ("v5-td15ex", EXTENDED))
 # Of each check, the cases that are shown for version 5 and TD report 1.5 as well.
 AGAIN = {
     "vendor", "signature of other bytes", "auth data not vouched for", "QE report signed by a stranger", "QE of another signer",
@@ -36,7 +37,7 @@ def vector(
     change: Any = lambda raw: raw,
     what: str = "TDX quote",
     files: bool = True,
-    **options: bytes,
+    **options: Any,
 ) -> Evidence:
     def forge() -> dict[str, Any]:
         given: dict[str, Any] = {"artifact": change(forged.quote())}
@@ -62,9 +63,14 @@ def quotes() -> Iterator[Evidence]:
     for label, form in FORMS:
         yield vector(f"{label} right", "accept", form)
         yield vector(f"{label} with its report data", "accept", form, report_data=REPORT_DATA)
+    series, week = f"tcb-info:TDX:{simulated_pki.FMSPC.hex()}", 7 * 86400
+    newer = {series: [2, NOW - week - 1], "crl:00": [9, NOW]}
+    yield vector("v4 older than collateral seen before", "reject/policy.collateral-newest", ForgedQuote(), newest=newer)
+    yield vector("v4 older within the week", "accept", ForgedQuote(), newest={series: [2, NOW - week]})
+    yield vector("v4 as new as collateral seen before", "accept", ForgedQuote(), newest={series: [1, NOW - 9 * week]})
     yield vector("v4 padded with zeros", "accept", ForgedQuote(tail=bytes(3000)))
     for case in CASES:
-        made = [("v5-td15" if case.forged.later else "v4", case.forged)]
+        made = [("v5-td15ex" if case.forged.extended else "v5-td15" if case.forged.later else "v4", case.forged)]
         if case.name in AGAIN:
             made += [("v5", case.forged.with_(version=5)), ("v5-td15", case.forged.with_(version=5, later=True))]
         for label, forged in made:
@@ -83,7 +89,7 @@ def quotes() -> Iterator[Evidence]:
         also=missing,
         files=False,
     )
-    yield vector("v5-td15 of a body of the future", "reject/unsupported", LATER, change=lambda r: r[:48] + b"\4\0" + r[50:])  # fmt: skip
+    yield vector("v5-td15 of a body of the future", "reject/unsupported", LATER, change=lambda r: r[:48] + b"\5\0" + r[50:])  # fmt: skip
 
 
 def malformed() -> Iterator[Evidence]:
@@ -96,6 +102,8 @@ def malformed() -> Iterator[Evidence]:
         ("v4 of another TEE type", ForgedQuote(), lambda r: r[:4] + b"\x82" + r[5:]),
         ("v5 body size of the other kind", FIVE, lambda r: r[:50] + (648).to_bytes(4, "little") + r[54:]),
         ("v5-td15 body called 1.0", LATER, lambda r: r[:48] + b"\2\0" + (648).to_bytes(4, "little") + r[54:]),
+        ("v5-td15ex body called 1.5", EXTENDED, lambda r: r[:48] + b"\3\0" + r[50:]),
+        ("v5-td15ex body a byte short", EXTENDED, lambda r: r[:50] + (884).to_bytes(4, "little") + r[54:]),
         ("v4 signature length one more", ForgedQuote(), lambda r: r[:632] + (int.from_bytes(r[632:636], "little") + 1).to_bytes(4, "little") + r[636:]),
         ("empty", ForgedQuote(), lambda r: r[:0]),
     )  # fmt: skip

@@ -36,7 +36,7 @@ OWN = {"teehouse", "teehouse-core", "teehouse-enclave", "teehouse-cloud"}
 
 # Ceilings. Raising one is a decision: change docs/adr/0008-tcb-budget.md with it and argue there.
 BUDGET_ADR = "docs/adr/0008-tcb-budget.md"
-MAX_LINES = {"teehouse-node": 16500, "teehouse-keys": 20000}  # lines of our own code in the process
+MAX_LINES = {"teehouse-node": 17500, "teehouse-keys": 20000}  # lines of our own code in the process
 MAX_PACKAGES = {"teehouse-node": 18, "teehouse-keys": 18}  # third-party packages installed beside it
 
 KEYS_PART = "teehouse_enclave.keys"

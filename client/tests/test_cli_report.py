@@ -23,9 +23,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from teehouse.cli.check_titles import TITLES, texts_of
 from teehouse.cli.html_report import page
 from teehouse.cli.main import main
 from teehouse_core.appraise.appraise import appraise
+from teehouse_core.appraise.catalogue import CATALOGUE
 from teehouse_core.appraise.ear import ear_of, trust_tier, trust_vector
 from teehouse_core.appraise.policy import Policy
 from teehouse_core.evidence.parsed import differing_paths, parse_report
@@ -109,6 +111,11 @@ def test_refusals_are_explained(raw: Path, capsys, tmp_path: Path) -> None:
     shown = (tmp_path / "r.html").read_text("utf-8")
     assert_self_contained(shown)
     assert "Why it is refused" in shown
+    assert '<a href="#tdx.pck.chain">' in shown
+    assert '<tr id="tdx.pck.chain"' in shown
+    assert "<details open><summary>what this checks</summary><p><b>What.</b> " in shown
+    assert "docs: checks/tdx.pck.chain.md" in shown
+    assert shown.count("<details>") > 30
     code, out, _ = run(capsys, "report", "verify", raw, "--policy", "evaluate", "--nonce", "00" * 32)
     assert code == 10
     assert "challenge.nonce" in out
@@ -244,7 +251,7 @@ class Tags(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.names.add(tag)
-        self.attributes |= {name for name, _ in attrs}
+        self.attributes |= {name for name, value in attrs if name != "href" or not (value or "").startswith("#")}
         if tag not in ("meta", "br"):
             self.open.append(tag)
 
@@ -263,6 +270,13 @@ def assert_self_contained(text: str) -> None:
     assert not FETCHES.search(text)
     assert "prefers-color-scheme" in text
     assert "@media print" in text
+
+
+def test_every_check_has_its_words() -> None:
+    for check_id in CATALOGUE:
+        assert set(texts_of(check_id)) == {"what", "why", "attacker"}
+        assert check_id in TITLES
+    assert texts_of("none") == {}
 
 
 def test_the_page_escapes_what_others_wrote(bundle: bytes) -> None:

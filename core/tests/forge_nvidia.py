@@ -406,8 +406,8 @@ def certificates_to_clear(devices: Sequence[Device]) -> list[x509.Certificate]:
     return list(dict.fromkeys(found))
 
 
-def answers(devices: Sequence[Device]) -> list[bytes]:
-    return [ocsp_response(c) for c in certificates_to_clear(devices)]
+def answers(devices: Sequence[Device], **changes: Any) -> list[bytes]:
+    return [ocsp_response(c, **changes) for c in certificates_to_clear(devices)]
 
 
 def rims(devices: Sequence[Device]) -> list[bytes]:

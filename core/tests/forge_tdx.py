@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from teehouse_core.appraise.roots import SIMULATED_ROOT_PEM
-from teehouse_core.evidence.tdx import TdReport, encode_pem_bundle
+from teehouse_core.evidence.tdx import TdExtension, TdReport, encode_pem_bundle
 from teehouse_enclave.platform import simulated, simulated_pki
 from teehouse_enclave.platform.simulated_root import root_key
 
@@ -71,6 +71,23 @@ def td_report(later: bool) -> TdReport:
         tee_tcb_svn2=simulated_pki.TEE_TCB_SVN if later else None,
         mr_service_td=bytes(48) if later else None,
     )
+
+
+def extension(**changes: Any) -> TdExtension:
+    """Of a TD that asked itself, and that was never bound to a service TD."""
+    plain: dict[str, Any] = {
+        "vmid": 0,
+        "td_id": b"\x1d" * 32,
+        "dev_info": b"\xde" * 48,
+        "init_service_td_hash": bytes(48),
+        "init_service_td_attributes": 0,
+        "init_cpu_svn": b"\x0c" * 16,
+        "init_tee_tcb_svn": simulated_pki.TEE_TCB_SVN,
+        "init_tee_fmspc": simulated_pki.FMSPC.ljust(12, b"\0"),
+        "cur_service_td_hash": bytes(48),
+        "cur_service_td_attributes": 0,
+    }
+    return TdExtension(**{**plain, **changes})
 
 
 def qe_report(auth: bytes, key: bytes) -> bytes:
@@ -133,6 +150,7 @@ class ForgedQuote:
 
     version: int = 4
     later: bool = False  # TD report 1.5; needs version 5
+    extended: bool = False  # TD report 1.5 extended; needs `later`
     header: Change = same  # 48 bytes to 48 bytes, before signing
     report: Change = same  # TdReport to TdReport, before signing
     qe: Change = same  # 384 bytes to 384 bytes, before the PCK key signs
@@ -150,18 +168,20 @@ class ForgedQuote:
         """The quote's bytes."""
         key, public = attestation_key(), raw_public(attestation_key())
         head = self.version.to_bytes(2, "little") + simulated._HEADER[2:]
-        body = self.report(td_report(self.later)).encode()
+        report = td_report(self.later)
+        body = self.report(replace(report, extension=extension()) if self.extended else report).encode()
         descriptor = b""
         if self.version == 5:
-            descriptor = (3 if self.later else 2).to_bytes(2, "little") + len(body).to_bytes(4, "little")
+            kind = {584: 2, 648: 3, 885: 4}[len(body)]
+            descriptor = kind.to_bytes(2, "little") + len(body).to_bytes(4, "little")
         signed = self.header(head) + descriptor + body
-        report = self.qe(qe_report(self.auth, public))
+        enclave = self.qe(qe_report(self.auth, public))
         parts = {
             "signed": signed,
             "signature": simulated_pki.raw_signature(key, signed),
             "attestation_key": public,
-            "qe_report": report,
-            "qe_signature": simulated_pki.raw_signature(pki().leaf_key, report),
+            "qe_report": enclave,
+            "qe_signature": simulated_pki.raw_signature(pki().leaf_key, enclave),
             "qe_auth_data": self.auth,
             "pem_chain": pki().chain,
         }

@@ -99,6 +99,7 @@ BODY_GONE = {
     "tdx.module.running",
     "tdx.qe.level",
     "tdx.td.service",
+    "tdx.td.partition",
 }
 QUOTE_GONE = (
     {"tdx.quote.format", "tdx.quote.vendor", "tdx.quote.signature", "tdx.quote.attestation-key"}
@@ -253,7 +254,12 @@ def test_case_fails_exactly(case: Case) -> None:
 
 def test_every_check_can_refuse() -> None:
     seen = {"policy.supported", "binding.kids", "release.statement"}  # their own tests are below
-    seen |= {"tdx.module.running", "tdx.td.service"}  # TD report 1.5: test_tdx_artifacts
+    seen |= {
+        "tdx.module.running",
+        "tdx.td.service",
+        "tdx.td.partition",
+        "policy.collateral-newest",
+    }  # TD report 1.5: test_tdx_artifacts
     seen |= {"devices.topology"}  # and every gpu… check by itself: test_nvidia_forged
     for case in CASES:
         seen |= case.failing

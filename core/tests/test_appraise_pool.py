@@ -136,6 +136,11 @@ def test_a_field_without_an_order_counts_as_weaker() -> None:
             {"snp": SnpPolicy(tcb_minimum=(TcbMinimum("Turin", snp=4),))},
             "snp.tcb_minimum",
         ),
+        (
+            {"snp": SnpPolicy(tcb_minimum=(TcbMinimum("Turin", snp=4),))},
+            {"snp": SnpPolicy(tcb_minimum=(TcbMinimum("Turin", snp=4, cpuid="B00F21"),))},  # refuses other processors
+            "snp.tcb_minimum",
+        ),
         ({"snp": SnpPolicy(abi_minimum="1.9")}, {"snp": SnpPolicy(abi_minimum="1.55")}, "snp.abi_minimum"),
         ({"snp": SnpPolicy(launch_mitigations=1)}, {"snp": SnpPolicy(launch_mitigations=3)}, "snp.launch_mitigations"),
         ({"tpm": TpmPolicy(pcrs=(0, 1))}, {"tpm": TpmPolicy(pcrs=(0, 1, 2))}, "tpm.pcrs"),

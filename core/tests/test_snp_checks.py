@@ -32,9 +32,11 @@ from teehouse_core.appraise.artifacts.snp import verify_artifact
 from teehouse_core.appraise.catalogue import CATALOGUE
 from teehouse_core.appraise.checks_snp import SnpFacts, check_report
 from teehouse_core.appraise.policy import Policy, References, SnpPolicy, TcbMinimum
+from teehouse_core.appraise.policy_snp import TCB_MINIMUM_STRICT
 from teehouse_core.appraise.sheet import Sheet
 from teehouse_core.errors import LocalError, MalformedError
 from teehouse_core.evidence.amd_collateral import AmdCollateral
+from teehouse_core.evidence.snp import cpuid_text, family_model, product_of
 
 BASE = replace(Policy.preset("standard"), required_references=(), freshness_required=False)
 MACHINE = hashlib.sha256(CHIP).hexdigest()
@@ -133,10 +135,13 @@ CASES = [
     case("reported below the floor", "snp.tcb.minimum", snp(tcb_minimum=(TcbMinimum("Genoa", microcode=84),)), tcbs={0x180: low(microcode=83)}),
     case("launched below the floor", "snp.tcb.minimum", snp(tcb_minimum=(TcbMinimum("Genoa", snp=23),)), tcbs={0x1F0: low(snp=22)}),
     case("all below the floor", "snp.tcb.minimum", snp(tcb_minimum=(TcbMinimum("Genoa", bootloader=11),))),
+    case("microcode that can be replaced", "snp.tcb.minimum", tcbs=dict.fromkeys((0x38, 0x180, 0x1E0, 0x1F0), low(microcode=0x53)), leaf_tcb=low(microcode=0x53)),
+    case("firmware from before EntrySign was closed", "snp.tcb.minimum", tcbs=dict.fromkeys((0x38, 0x180, 0x1E0, 0x1F0), low(snp=0x16)), leaf_tcb=low(snp=0x16)),
+    case("a processor without a floor", "snp.tcb.minimum", patch={0x18A: b"\x03"}),
     case("FMC floor on a product without", "snp.tcb.minimum", snp(tcb_minimum=(TcbMinimum("Genoa", fmc=1),))),
     case("FMC below the floor", "snp.tcb.minimum", snp(tcb_minimum=(TcbMinimum("Turin", fmc=2),)), product="Turin"),
     case("committed above current", "snp.tcb.order", tcbs={0x038: low(tee=1)}),
-    case("reported above committed", "snp.tcb.order", tcbs={0x1E0: low(snp=22)}),
+    case("reported above committed", "snp.tcb.order", tcbs={0x1E0: low(bootloader=9)}),
     case("no alias check", "snp.platform.alias-check", platform_info=0x05),
     case("provisional firmware", "snp.firmware.provisional", patch={0x1E8: b"\x29"}),
     case("mitigation missing at launch", "snp.firmware.mitigations", snp(launch_mitigations=0x10)),
@@ -237,6 +242,8 @@ GOOD = [
     case("masked chip where allowed", "", replace(snp(masked_chip_id_allowed=True), machines=(MACHINE,)), patch={0x1A0: bytes(64)}),
     case("no alias check where not asked", "", snp(alias_check_required=False), platform_info=0x05),
     case("VMPL where allowed", "", snp(vmpl=(0, 2)), vmpl=2),
+    case("Bergamo counts its microcode by itself", "", tcbs=dict.fromkeys((0x38, 0x180, 0x1E0, 0x1F0), low(microcode=0x19)), leaf_tcb=low(microcode=0x19), patch={0x188: b"\x19\xa0\x02"}),
+    case("no floor at all", "", snp(tcb_minimum=()), tcbs=dict.fromkeys((0x38, 0x180, 0x1E0, 0x1F0), low(microcode=1)), leaf_tcb=low(microcode=1)),
     case("floor met", "", snp(tcb_minimum=(TcbMinimum("Turin", fmc=1, bootloader=10, tee=2, snp=23, microcode=84),)), product="Turin"),
     case("mitigations met", "", snp(launch_mitigations=0x0B, current_mitigations=0x01)),
     case("ID and author keys", "", snp(id_key_digests=(KEY.hex(),), author_key_digests=(KEY.hex(),)), patch={0x48: b"\x01", 0xE0: KEY, 0x110: KEY}),
@@ -414,4 +421,25 @@ def test_the_defaults_refuse_what_they_must() -> None:
     loosened = (default.migration_allowed, default.provisional_firmware_allowed, default.masked_chip_id_allowed)
     assert not any(loosened)
     assert default.csp_ids == ()
-    assert Policy.preset("strict").snp == Policy.preset("standard").snp == default
+    assert Policy.preset("evaluate").snp == Policy.preset("standard").snp == default
+    assert Policy.preset("strict").snp == replace(default, tcb_minimum=TCB_MINIMUM_STRICT)
+
+
+def test_floors_are_counted_by_kind_of_processor() -> None:
+    default, strict = SnpPolicy(), Policy.preset("strict").snp
+    for product, cpuid, snp_level, microcode, in_strict in (
+        ("Genoa", "A10F11", 0x17, 0x54, 0x1B),
+        ("Genoa", "A10F12", 0x17, 0x4F, 0x1B),
+        ("Genoa", "AA0F01", 0x17, 0x17, 0x1B),
+        ("Genoa", "AA0F02", 0x17, 0x19, 0x1B),
+        ("Turin", "B00F21", 0, 0x47, 4),
+        ("Turin", "B10F10", 0, 0x47, 4),
+    ):
+        found, higher = default.minimum(product, cpuid), strict.minimum(product, cpuid)
+        assert found == TcbMinimum(product, snp=snp_level, microcode=microcode)
+        assert higher == TcbMinimum(product, snp=in_strict, microcode=microcode)
+        family, model = family_model(int(cpuid, 16))
+        assert cpuid_text(family, model, int(cpuid[-1], 16)) == cpuid
+        assert product_of(family, model) == product
+    assert default.minimum("Genoa", "A10F10") is None
+    assert default.minimum("Turin", "") is None

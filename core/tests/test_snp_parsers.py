@@ -307,6 +307,11 @@ def test_policy_fields_round_trip() -> None:
         'tcb_minimum = [{product = "Genoa", snp = 256}]',
         'tcb_minimum = [{product = "Genoa", ucode = 1}]',
         'tcb_minimum = [{product = "Genoa"}, {product = "Genoa"}]',
+        'tcb_minimum = [{product = "Genoa", cpuid = "A10F11"}, {product = "Genoa", cpuid = "A10F11"}]',
+        'tcb_minimum = [{product = "Genoa", cpuid = "B00F21"}]',
+        'tcb_minimum = [{product = "Genoa", cpuid = "a10f11"}]',
+        'tcb_minimum = [{product = "Genoa", cpuid = ""}]',
+        'tcb_minimum = [{product = "Genoa", cpuid = 1}]',
         "tcb_minimum = 1",
         'revocation = ["revoked"]',
         "vmpl = [4]",
@@ -331,7 +336,8 @@ def test_policy_mistakes_are_named(line: str) -> None:
 def test_a_table_that_is_none() -> None:
     with pytest.raises(LocalError):
         Policy.load("snp = 1", "toml")
-    assert SnpPolicy().minimum("Genoa") is None
+    assert not any(SnpPolicy(tcb_minimum=()).minimum("Genoa", "A10F11").parts.values())
+    assert SnpPolicy().minimum("Milan", "A00F11") == TcbMinimum("Milan")
 
 
 @settings(max_examples=300, deadline=None)

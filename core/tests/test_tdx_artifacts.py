@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import dcap_qvl
 import pytest
 from cryptography import x509
 from forge_tdx import (
@@ -23,6 +24,7 @@ from forge_tdx import (
     ForgedQuote,
     attestation_key,
     crl,
+    extension,
     leaf_chain,
     pki,
     stranger,
@@ -79,13 +81,16 @@ def level(path: tuple[Any, ...], value: Any) -> Callable[[dict[str, Any]], None]
 # --- forged: everything right, then one thing wrong ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("version", "later"), [(4, False), (5, False), (5, True)])
-def test_forged_quotes_are_accepted_as_simulated_only(version: int, later: bool) -> None:
-    forged = ForgedQuote(version=version, later=later)
+@pytest.mark.parametrize(
+    ("version", "later", "extended"), [(4, False, False), (5, False, False), (5, True, False), (5, True, True)]
+)
+def test_forged_quotes_are_accepted_as_simulated_only(version: int, later: bool, extended: bool) -> None:
+    forged = ForgedQuote(version=version, later=later, extended=extended)
     verdict = appraise(forged.quote(), forged.files())
     assert (verdict.result, verdict.tier, refusing(verdict)) == ("accepted", "simulated", set())
     assert verdict.claims["tcb_status"] == "UpToDate"
     assert ("mr_service_td" in verdict.claims) == later
+    assert ("td_id" in verdict.claims) == extended
     assert json.loads(json.dumps(verdict.to_json()))["result"] == "accepted"
     strict = appraise(forged.quote(), forged.files(), STANDARD)
     assert strict.result == "refused"
@@ -104,6 +109,7 @@ class Case:
 
 
 LATER = ForgedQuote(version=5, later=True)
+EXTENDED = ForgedQuote(version=5, later=True, extended=True)
 SVN = simulated_pki.TEE_TCB_SVN
 CASES = [
     Case("vendor", "tdx.quote.vendor", ForgedQuote(header=lambda h: flip(h, 12))),
@@ -155,6 +161,8 @@ CASES = [
     Case("no SSE", "tdx.td.xfam", ForgedQuote(report=td(xfam=0x602E5))),
     Case("module attributes", "tdx.td.seam", ForgedQuote(report=td(seam_attributes=1), tcb_info=level(("tdxModuleIdentities", 0, "attributesMask"), "00" * 8))),
     Case("service TD bound", "tdx.td.service", LATER.with_(report=td(mr_service_td=b"\1" * 48))),
+    *(Case(f"service TD bound, by {n}", "tdx.td.service", EXTENDED.with_(report=td(extension=extension(**{n: v})))) for n, v in (("init_service_td_hash", b"\1" * 48), ("cur_service_td_hash", b"\1" * 48), ("init_service_td_attributes", 1), ("cur_service_td_attributes", 1 << 63))),
+    Case("asked for by a VM inside the TD", "tdx.td.partition", EXTENDED.with_(report=td(extension=extension(vmid=1)))),
     *(Case(f"{n} not referenced", f"tdx.reference.{n.replace('_', '-')}", policy=replace(EVALUATE, references=References(**{n: WRONG48}))) for n in ("mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "mr_config_id", "mr_owner", "mr_owner_config")),
     Case("platform not accepted", "policy.platform", policy=replace(EVALUATE, platforms=("tdx",))),
     Case("other report data", "artifact.report-data", options={"report_data": bytes(64)}),
@@ -215,12 +223,42 @@ def test_padding_is_told_and_other_tails_are_refused() -> None:
 
 def test_an_unknown_body_is_unsupported() -> None:
     raw = bytearray(LATER.quote())
-    raw[48:50] = b"\4\0"
+    raw[48:50] = b"\5\0"
     verdict = appraise(bytes(raw), LATER.files())
     assert (verdict.result, verdict.tier, verdict.checks) == ("unsupported", "none", ())
     raw[48:54] = b"\2\0" + (648).to_bytes(4, "little")
     with pytest.raises(MalformedError):
         appraise(bytes(raw), LATER.files())
+
+
+def test_the_extended_report_reads_as_the_second_reader_reads_it() -> None:
+    """No genuine one is public; dcap-qvl was written by others from Intel's header."""
+    forged = EXTENDED.with_(
+        report=td(
+            extension=extension(
+                vmid=7,
+                init_service_td_hash=b"\x31" * 48,
+                init_service_td_attributes=0x0102030405060708,
+                cur_service_td_hash=b"\x32" * 48,
+                cur_service_td_attributes=0x1112131415161718,
+            )
+        )
+    )
+    raw = forged.quote()
+    ours, theirs = parse_any_quote(raw), dcap_qvl.parse_quote(raw).report
+    assert isinstance(ours, TdQuote)
+    assert "TdReport15Ex" in type(theirs).__name__
+    assert ours.report.extension is not None
+    for name in ours.report.extension.__slots__:
+        own, other = getattr(ours.report.extension, name), getattr(theirs, name)
+        assert own == (int.from_bytes(other, "little") if isinstance(other, bytes) and isinstance(own, int) else other)
+    assert ours.report.mr_service_td == theirs.mr_service_td
+    assert TdReport.parse(ours.report.encode()) == ours.report
+    found = tdx_fields.fields(raw)
+    assert (found[0].start, found[-1].end) == (0, len(raw))
+    assert all(a.end == b.start for a, b in pairwise(found))
+    vmid = next(field for field in found if field.path == "td_report.vmid")
+    assert (vmid.start, vmid.value) == (54 + 648, "7")
 
 
 def test_without_collateral_everything_that_needs_it_refuses() -> None:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from tpm_vectors import VECTORS, as_json, collateral, flashbots, gce, policy, txtar, vector
 
 from teehouse_core.appraise.artifacts.base import ArtifactVerdict
+from teehouse_core.appraise.artifacts.dispatch import artifact_policy
 from teehouse_core.appraise.artifacts.tpm import verify_artifact
 from teehouse_core.appraise.policy import Policy
 from teehouse_core.errors import MalformedError, TeehouseError
@@ -402,3 +403,13 @@ def test_the_manifest_rows_are_all_here() -> None:
         pytest.skip("missing shared vectors: no ../shared/vectors beside the repository")
     evidence = [p.name for p in (VECTORS / "tpm" / "azure").glob("*evidence*.json")]
     assert set(evidence) <= {row[0] for row in AZURE}
+
+
+def test_a_single_quote_is_not_refused_for_register_values_that_no_policy_lists() -> None:
+    standard = Policy.preset("standard")
+    assert standard.tpm.references_required
+    alone = artifact_policy(standard, fresh=True)
+    assert not alone.tpm.references_required
+    assert dataclasses.replace(alone.tpm, references_required=True) == standard.tpm
+    listed = dataclasses.replace(standard, tpm=dataclasses.replace(standard.tpm, references=("4=" + "00" * 32,)))
+    assert artifact_policy(listed, fresh=True).tpm.references == listed.tpm.references

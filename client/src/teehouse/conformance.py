@@ -260,6 +260,13 @@ STAGES: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
 }
 
 
+HELP = f"""
+Decides one input of a conformance vector, so that another implementation can be compared with this one: a stage, its
+JSON on standard input, the verdict as JSON on standard output. spec/README.md says what each stage takes.
+Exit codes: {ACCEPT} accepted, {REJECT} rejected, {MALFORMED_INPUT} not the input of that stage, {USAGE} usage.
+"""
+
+
 def decide(stage: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """The verdict on one vector's input: `{"result":"accept","output"}`, or `{"result":"reject","code"[,"wire"]}`.
 
@@ -294,8 +301,12 @@ def main(argv: list[str] | None = None) -> int:
     """The command; gives its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
     stages = (*STAGES, *EVIDENCE_STAGES)
+    usage = f"usage: teehouse-conformance {{{','.join(stages)}}} < in.json > out.json\n"
+    if arguments in (["--help"], ["-h"]):
+        sys.stdout.write(f"{usage}{HELP}")
+        return ACCEPT
     if len(arguments) != 1 or arguments[0] not in stages:
-        sys.stderr.write(f"usage: teehouse-conformance {{{','.join(stages)}}} < in.json > out.json\n")
+        sys.stderr.write(usage)
         return USAGE
     try:
         verdict = decide(arguments[0], _read_input(sys.stdin.buffer.read()))

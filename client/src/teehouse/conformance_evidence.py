@@ -22,6 +22,7 @@ from teehouse_core.appraise.anchors import Anchors
 from teehouse_core.appraise.appraise import appraise, appraise_release
 from teehouse_core.appraise.artifacts.dispatch import verify
 from teehouse_core.appraise.checks_ledger import KnownCheckpoint
+from teehouse_core.appraise.newest import Seen
 from teehouse_core.appraise.policy import Policy
 from teehouse_core.appraise.pool import appraise_pool
 from teehouse_core.appraise.roots_amd import AmdRoot
@@ -47,16 +48,18 @@ def _appraise(given: Mapping[str, Any]) -> dict[str, Any]:
     """
     data, policy, now = take(given, "bundle"), _policy(given), member(given, "now", int)
     endpoint = member(given, "endpoint", str) if "endpoint" in given else None
-    anchors, nonce = _anchors(given), maybe(given, "nonce")
+    anchors, nonce, newest = _anchors(given), maybe(given, "nonce"), _newest(given)
     try:
         if "challenge" in given:
             verdict = appraise_release(data, policy, now, endpoint=endpoint, challenge=take(given, "challenge"))
         elif "pool" in given:
             verdict = appraise_pool(take(given, "pool"), data, policy, now, endpoint=endpoint or "", nonce=nonce)
         elif anchors is None:
-            verdict = appraise(data, policy, now, endpoint=endpoint, nonce=nonce, known=_known(given))
+            verdict = appraise(data, policy, now, endpoint=endpoint, nonce=nonce, known=_known(given), newest=newest)
         else:
-            verdict = appraise_under_test_roots(anchors, data, policy, now, endpoint=endpoint, nonce=nonce)
+            verdict = appraise_under_test_roots(
+                anchors, data, policy, now, endpoint=endpoint, nonce=nonce, newest=newest
+            )
     except MalformedError as error:
         return {"result": "malformed", "code": error.code}
     except LocalError as error:
@@ -87,6 +90,7 @@ def _artifact(given: Mapping[str, Any]) -> dict[str, Any]:
         "report_data": maybe(given, "report_data"),
         "policy": _policy(given),
         "now": now,
+        "newest": _newest(given),
     }
     anchors, raw = _anchors(given), take(given, "artifact")
     try:
@@ -120,6 +124,18 @@ def _policy(given: Mapping[str, Any]) -> Policy:
         return Policy.load(json.dumps(member(given, "policy", dict)), "json")
     except LocalError as error:
         raise InputError(f"policy: {error.message}") from None
+
+
+def _newest(given: Mapping[str, Any]) -> dict[str, Seen] | None:
+    """`newest`: series to `[number, issued]`."""
+    if "newest" not in given:
+        return None
+    found = {}
+    for series, pair in member(given, "newest", dict).items():
+        if type(pair) is not list or len(pair) != 2 or not all(type(n) is int for n in pair):
+            raise InputError("newest: expected [number, issued] for each series")
+        found[series] = Seen(*pair)
+    return found
 
 
 def _anchors(given: Mapping[str, Any]) -> Anchors | None:

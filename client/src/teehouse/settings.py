@@ -61,6 +61,8 @@ class Settings:
     """Whether the API key may travel over plain HTTP to another machine."""
     ca_file: str | None = None
     """PEM file of the certificate authority of the gateway, when it is a private one."""
+    collateral_state: bool = True
+    """Whether the newest collateral seen is remembered between runs (older one refuses); else for one session."""
     cache_dir: Path = Path()
     state_dir: Path = Path()
     """Where it is remembered which checkpoints of which logs were seen; shared with `teehouse audit`."""
@@ -328,6 +330,7 @@ _READERS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "idle_seconds": _seconds,
     "allow_http": _flag,
     "ca_file": lambda name, value: str(_path(name, value)),
+    "collateral_state": _flag,
     "cache_dir": _path,
     "state_dir": _path,
 }

@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+import functools
+import json
+from collections.abc import Mapping
+from importlib import resources
 from typing import Final
 
-__all__ = ["GROUPS", "TITLES", "title_of"]
+__all__ = ["GROUPS", "TITLES", "texts_of", "title_of"]
 
 GROUPS: Final[dict[str, str]] = {
     "silicon": "vendor chain, revocation, patch level",
@@ -43,12 +47,14 @@ TITLES: Final[dict[str, str]] = {
     "tdx.dcap": "second verifier agrees",
     "tdx.tcb.status": "TCB status",
     "tdx.tcb.advisories": "security advisories",
+    "policy.collateral-newest": "none older than seen before",
     "policy.machine": "machine allow-list",
     "tdx.td.debug": "debug is off",
     "tdx.td.attributes": "TD attributes",
     "tdx.td.xfam": "extended features",
     "tdx.td.seam": "TDX module attributes",
     "tdx.td.service": "no service TD bound",
+    "tdx.td.partition": "asked for by the TD itself",
     "sgx.enclave.init": "enclave is initialised",
     "sgx.enclave.debug": "enclave debug is off",
     "tdx.reference.mrtd": "MRTD reference value",
@@ -184,3 +190,16 @@ TITLES: Final[dict[str, str]] = {
 def title_of(check_id: str) -> str:
     """The words for a check; its id where a newer core brings one that has none here."""
     return TITLES.get(check_id, check_id)
+
+
+def texts_of(check_id: str) -> Mapping[str, str]:
+    """`what`, `why` and `attacker` of the check's page, as Markdown of one paragraph; empty for an unknown id."""
+    return _texts().get(check_id, {})
+
+
+@functools.cache
+def _texts() -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = json.loads(
+        resources.files("teehouse.cli").joinpath("check_texts.json").read_text("utf-8")
+    )
+    return found

@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,18 +46,23 @@ def fetch(
     amd_url: Annotated[str | None, typer.Option("--amd-url", metavar="URL", help="AMD KDS, or a cache of it.")] = None,
     rim_url: Annotated[str | None, typer.Option("--rim-url", metavar="URL", help="NVIDIA's RIM service.")] = None,
     ocsp_url: Annotated[str | None, typer.Option("--ocsp-url", metavar="URL", help="NVIDIA's OCSP responder.")] = None,
+    timeout: Annotated[
+        float, typer.Option("--timeout", metavar="SECONDS", min=0.1, max=600, help="Longest silence of a source.")
+    ] = 20,
     as_json: Json = False,
 ) -> int:
     """Fetch what the given artifacts need, from the vendors or from your own mirrors, into one pack.
 
-    What comes is stored as it came; `verify` checks it. Exit codes: 0 all fetched, 3 a source did not answer (what did
-    is stored), 30 malformed, 2 usage.
+    For a GPU report that is its manifests and the OCSP answers for their signers; for the device's own certificates
+    name its chain. What comes is stored as it came; `verify` checks it.
+    Exit codes: 0 all fetched, 3 a source did not answer (what did is stored), 30 malformed, 2 usage.
     """
     import httpx2
 
-    from teehouse.collateral.sources import Fetched, Fetcher, Sources
-    from teehouse.collateral.wanted import Want, wants
+    from teehouse.collateral.sources import Fetcher, Sources
+    from teehouse.collateral.wanted import RimWant, Want, chain_statuses, rim_statuses, wants
     from teehouse_core.appraise.artifacts.nvidia import load_chain
+    from teehouse_core.appraise.roots_nvidia import nvidia_roots_for
 
     out = Output(as_json=as_json)
     addresses = {
@@ -72,17 +76,18 @@ def fetch(
     wanted: list[Want] = []
     for path in evidence:
         wanted += [w for w in wants(read_bytes(path, MAX_BUNDLE), product) if w not in wanted]
-    chains = [(path.stem[:64], load_chain(read_bytes(path, MAX_CHAIN))) for path in chain or []]
+    roots = nvidia_roots_for("hardware")
+    for path in chain or []:
+        statuses = chain_statuses(load_chain(read_bytes(path, MAX_CHAIN)), (roots.device, roots.rim))
+        wanted += [w for w in statuses if w not in wanted]
     pack = _existing(output)
     files, origins = dict(pack.files), dict(pack.sources)
     problems: list[TeehouseError] = []
     with httpx2.Client(follow_redirects=False) as client:
-        fetcher = Fetcher(client, sources)
-        jobs: list[Callable[[], list[Fetched]]] = [partial(fetcher.of, want) for want in wanted]
-        jobs += [partial(fetcher.ocsp, certificates, name) for name, certificates in chains]
-        for job in jobs:
+        fetcher = Fetcher(client, sources, timeout)
+        for want in wanted:  # grows: a manifest wants its signers' statuses
             try:
-                got = job()
+                got = fetcher.of(want)
             except TeehouseError as error:
                 problems.append(error)
                 out.say(Text.assemble(("✗ ", "bad"), safe(str(error))))
@@ -90,6 +95,8 @@ def fetch(
             for item in got:
                 files[item.name], origins[item.name] = item.data, item.source
                 out.say(Text.assemble(("✓ ", "good"), item.name, (f"  {len(item.data)} bytes", "dim")))
+                if isinstance(want, RimWant):
+                    wanted += [w for w in rim_statuses(item.data, (roots.rim,)) if w not in wanted]
     write_bytes(output, build_pack(Pack(int(time.time()), files, origins)))
     _report(out, describe(files), int(time.time()), output, [error.message for error in problems])
     return exits.exit_code(problems[0]) if problems else exits.OK

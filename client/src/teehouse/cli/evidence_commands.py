@@ -6,6 +6,7 @@ from __future__ import annotations
 import binascii
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final, cast
 
@@ -30,7 +31,7 @@ from teehouse.cli.output import Output, safe, simulated_badge
 from teehouse.cli.verdicts import MARKS, checks_grid, failures, legend, verbose_checks
 from teehouse_core.appraise.artifacts.base import ArtifactVerdict
 from teehouse_core.appraise.verdict import Verdict
-from teehouse_core.errors import LocalError
+from teehouse_core.errors import LocalError, MalformedError
 from teehouse_core.evidence.bundle import MAX_BUNDLE
 
 __all__ = ["ArtifactType", "show", "verify"]
@@ -70,6 +71,13 @@ def verify(
     ] = None,
     policy: PolicyFile = "standard",
     at: At = None,
+    state: Annotated[
+        Path | None,
+        typer.Option("--state", metavar="FILE", help="Remember the newest collateral in FILE; older one then refuses."),
+    ] = None,
+    no_state: Annotated[
+        bool, typer.Option("--no-state", help="Remember nothing: the verdict depends on the arguments alone. [default]")
+    ] = False,
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Also write a page that reads and prints by itself.")
     ] = None,
@@ -83,15 +91,21 @@ def verify(
     Without --nonce or --report-data freshness is not judged; reference values count where the policy lists some.
     Exit codes: 0 accepted, 10 refused, 20 not supported, 30 malformed, 2 usage.
     """
+    from teehouse.verify.remembered import Remembered
     from teehouse_core.appraise.artifacts.dispatch import artifact_policy
     from teehouse_core.appraise.artifacts.dispatch import verify as verify_artifact
+    from teehouse_core.evidence.detect import detect
 
     out = Output(as_json=as_json)
     asked, data = unhex(nonce, "--nonce"), unhex(report_data, "--report-data")
     used = artifact_policy(policy_of(policy), fresh=asked is not None or data is not None)
     now = moment(at)
+    if state is not None and no_state:
+        raise LocalError("--state and --no-state exclude each other", code="usage")
+    remembered = Remembered(state) if state is not None else None
     raw = _decode(read_bytes(file, MAX_BUNDLE), kind.value)
-    verdict = verify_artifact(
+    appraise = partial(
+        verify_artifact,
         kind.value,
         raw,
         chain=read_bytes(chain, MAX_CHAIN) if chain is not None else None,
@@ -100,7 +114,19 @@ def verify(
         report_data=data,
         policy=used,
         now=now,
+        newest=remembered.known() if remembered is not None else None,
     )
+    try:
+        verdict = appraise()
+    except MalformedError as error:
+        if (seen := detect(raw)) in set(ArtifactType) - {kind}:
+            hint = f"it looks like {seen}: give --type {seen}"
+            raise MalformedError(error.message, code=error.code, hint=hint) from None
+        raise
+    if remembered is not None:
+        remembered.learn([verdict])
+        if not remembered.written:
+            raise LocalError(f"cannot write {state}", code="file-unwritable")
     document = verdict.to_json()
     if html is not None:
         from teehouse.cli.html_report import page
@@ -186,9 +212,11 @@ def _parsed(raw: bytes, kind: str) -> Mapping[str, Any] | None:
 def _print(out: Output, verdict: ArtifactVerdict, subject: str, *, verbose: bool) -> None:
     console = out.data
     console.print(Text(subject, style="title"))
-    for name, value in verdict.claims.items():
-        if isinstance(value, str | int) and name not in ("policy_sha256", "artifact", "type"):
-            console.print(Text.assemble((f"  {name:<18}", "key"), safe(str(value))), soft_wrap=True)
+    hidden = ("policy_sha256", "artifact", "type")
+    shown = {n: str(v) for n, v in verdict.claims.items() if isinstance(v, str | int) and n not in hidden}
+    width = max(map(len, shown), default=0)
+    for name, value in shown.items():
+        console.print(Text.assemble((f"  {name:<{width}}  ", "key"), safe(value)), soft_wrap=True)
     console.print()
     like = cast("Verdict", verdict)  # the tables read nothing but `.checks`
     if verdict.checks:

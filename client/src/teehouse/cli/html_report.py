@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """A verdict as one HTML file: no script, no other file, nothing fetched; reads on a screen and on paper.
 
-Every text is escaped, since most of them were written by whoever is being judged.
+Every text is escaped, since most of them were written by whoever is being judged. Each check says what it is about and
+why, in the words of its page in the documentation; for a check that refuses this is open, on paper too.
 """
 
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from teehouse.cli.check_titles import GROUPS, title_of
+from teehouse.cli.check_titles import GROUPS, texts_of, title_of
 from teehouse.cli.html_style import STYLE
 from teehouse.cli.offline import stamp
 from teehouse_core.appraise.policy import Policy
@@ -20,6 +22,8 @@ __all__ = ["page"]
 MAX_FIELDS: Final = 4000  # rows of parsed fields on one page
 MAX_SHOWN: Final = 600  # characters of one value on the page; the parsed view has all of it
 
+_LINK: Final = re.compile(r"\[([^\]]*)\]\([^)]*\)")
+_CODE: Final = re.compile(r"`([^`]*)`")
 _MARKS: Final = {
     "passed": ("✓", "passed"),
     "failed": ("✗", "failed"),
@@ -97,6 +101,25 @@ def _e(value: object) -> str:
     return html.escape(safe, quote=True)
 
 
+def _about(check_id: object, *, shown: bool) -> str:
+    """What the check is, folded where there is no reason to read it."""
+    texts = texts_of(str(check_id))
+    if not texts:
+        return ""
+    rows = "".join(
+        f"<p><b>{name}</b> {_prose(texts[key])}</p>"
+        for name, key in (("What.", "what"), ("Why.", "why"), ("Without it.", "attacker"))
+    )
+    where = f'<p class="where">docs: checks/{_e(check_id)}.md</p>'
+    return f"<details{' open' if shown else ''}><summary>what this checks</summary>{rows}{where}</details>"
+
+
+def _prose(text: str) -> str:
+    """One paragraph of our own Markdown: code and links' words, nothing else."""
+    plain = _LINK.sub(r"\1", text)
+    return _CODE.sub(r"<code>\1</code>", html.escape(plain, quote=True))
+
+
 def _title(check_id: object) -> str:
     words = title_of(str(check_id))
     return _e(words[:1].upper() + words[1:])
@@ -138,8 +161,9 @@ def _reason(check: Mapping[str, Any]) -> str:
     )
     _, word = _MARKS.get(str(check["state"]), ("", str(check["state"])))
     return (
-        f"<li><h3>{_title(check['id'])} <code>{_e(check['id'])}</code></h3>"
-        f"<p><strong>{_e(word.capitalize())}:</strong> {_e(check['hint'])}</p><dl>{rows}</dl></li>"
+        f'<li><h3>{_title(check["id"])} <a href="#{_e(check["id"])}"><code>{_e(check["id"])}</code></a></h3>'
+        f"<p><strong>{_e(word.capitalize())}:</strong> {_e(check['hint'])}</p><dl>{rows}</dl>"
+        f"{_about(check['id'], shown=True)}</li>"
     )
 
 
@@ -201,9 +225,11 @@ def _group(group: str, about: str, checks: Sequence[Mapping[str, Any]]) -> str:
         detail = check["claimed"] if check["state"] == "passed" else check["hint"] or check["claimed"]
         shown = f'<span aria-hidden="true">{mark}</span> {_e(word)}'
         name = f"<strong>{_title(check['id'])}</strong>{optional}<br><code>{_e(check['id'])}</code>"
+        name += _about(check["id"], shown=False)
         rows.append(
-            f'<tr class="{_e(check["state"])}{" refuses" if refuses else ""}"><td class="state">{shown}</td>'
-            f'<td>{name}</td><td>{_e(detail)}</td><td class="clause">{_e(check["clause"])}</td></tr>'
+            f'<tr id="{_e(check["id"])}" class="{_e(check["state"])}{" refuses" if refuses else ""}">'
+            f'<td class="state">{shown}</td><td>{name}</td><td>{_e(detail)}</td>'
+            f'<td class="clause">{_e(check["clause"])}</td></tr>'
         )
     head = "<thead><tr><th>state</th><th>check</th><th>what came</th><th>clause</th></tr></thead>"
     name = "GPU" if group == "gpu" else group.capitalize()

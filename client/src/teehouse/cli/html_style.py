@@ -44,6 +44,9 @@ thead th{border-top:0;color:var(--soft);font-weight:500;font-size:.78rem}
 tbody th{font-weight:500}
 .checks{table-layout:fixed}.checks th:nth-child(1){width:9rem}.checks th:nth-child(2){width:34%}
 .checks th:nth-child(4){width:22%}.checks td:nth-child(3){font-size:.84rem}
+details{margin:.3rem 0 0;font-size:.84rem;color:var(--soft)}summary{cursor:pointer;width:max-content}
+details p{margin:.35rem 0}.why details{font-size:.9rem}.where{font-size:.78rem}a{color:inherit}
+tr:target{outline:2px solid var(--amber)}
 .clause,.not-applicable td{color:var(--soft)}.clause{font-size:.8rem}
 .state{white-space:nowrap;font-weight:600}.passed .state{color:var(--good)}
 .failed .state,.refuses .state{color:var(--bad)}
@@ -60,5 +63,6 @@ h1{font-size:1.8rem}section,header{padding-left:1rem;padding-right:1rem}}
 --bad:#8e1a13;--amber:#6b4500;--amberbg:#fff;--badbg:#fff;--goodbg:#fff;--code:#f3f3f3}
 body{font-size:10pt;padding:0}header,section{border-radius:0;max-width:none}header,main,footer{max-width:none}
 section{padding:.6rem 0;border-width:1px 0 0}.why{border:2px solid var(--bad);padding:.6rem .8rem}
+details:not([open]),summary{display:none}
 tr,li{break-inside:avoid}h2,h3,thead{break-after:avoid}.fields{break-before:page}@page{margin:16mm 14mm}}
 """

@@ -49,6 +49,13 @@ def verify(
         str | None,
         typer.Option("--at", metavar="RFC3339", help="With --file: the time to appraise at.", show_default="now"),
     ] = None,
+    state: Annotated[
+        bool,
+        typer.Option(
+            "--state/--no-state",
+            help="Remember the newest collateral; older one then refuses (not with --file).",
+        ),
+    ] = True,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Each check with what was claimed, expected, and the clause.")
     ] = False,
@@ -69,7 +76,8 @@ def verify(
     else:
         if nonce is not None or at is not None:
             raise LocalError("--nonce and --at are for --file", code="usage", hint="fresh evidence is appraised now")
-        settings = load_settings(base_url=gateway, policy=policy, directory=directory)
+        kept = None if state else False
+        settings = load_settings(base_url=gateway, policy=policy, directory=directory, collateral_state=kept)
         verdicts = _fetched(settings, endpoint or settings.need_endpoint(), save, out)
     if as_json:
         out.json(as_document(verdicts))

@@ -2,7 +2,8 @@
 """The vendors' services over HTTP: Intel PCS v4 (or a PCCS), AMD KDS, NVIDIA RIM and OCSP. Addresses are settings.
 
 What comes is stored as it came and verified by nobody here; whoever appraises with it checks every signature and date.
-Bounded: each answer has a size limit, each request a time limit, redirects are not followed.
+But it must be what was asked for by its form: a captive portal's page is no certificate. Bounded: each answer has a
+size limit, each request a limit for a silence and one for the whole, redirects are not followed, nothing is unpacked.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote
@@ -22,16 +24,20 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 
-from teehouse.collateral.wanted import AmdWant, IntelWant, RimWant, Want
+from teehouse.collateral.wanted import AmdWant, IntelWant, OcspWant, RimWant, Want
 from teehouse.session.errors import Unreachable
 from teehouse_core.errors import MalformedError
+from teehouse_core.evidence.amdcert import AmdCertificate, parse_certificate
 from teehouse_core.evidence.collateral import IntelCollateral
 from teehouse_core.evidence.jsontext import load_object
+from teehouse_core.evidence.x509fields import pem_certificates
 
 __all__ = ["Fetched", "Fetcher", "Sources"]
 
 MAX_ANSWER: Final = 8 * 1024 * 1024  # bytes; a driver RIM is about 400 KiB
-TIMEOUT: Final = 20.0  # seconds for one request
+TIMEOUT: Final = 20.0  # seconds of silence in one request
+PATIENCE: Final = 3  # times TIMEOUT, for one whole request: a source that drips must end too
+_LABEL: Final = re.compile(r"[^A-Za-z0-9_.-]+")
 _PRODUCT: Final = re.compile(r"[A-Za-z]{1,16}")
 _RIM_ID: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
@@ -59,15 +65,18 @@ class Fetched:
 class Fetcher:
     """Asks the sources; raises `Unreachable` when one does not answer with 200, `MalformedError` for odd answers."""
 
-    def __init__(self, client: httpx2.Client, sources: Sources) -> None:
+    def __init__(self, client: httpx2.Client, sources: Sources, timeout: float = TIMEOUT) -> None:
         self._client = client
         self._sources = sources
+        self._timeout = timeout
 
     def of(self, want: Want) -> list[Fetched]:
         """The files of one want."""
         if isinstance(want, IntelWant):
             return self.intel(want)
-        return self.amd(want) if isinstance(want, AmdWant) else self.rim(want)
+        if isinstance(want, AmdWant):
+            return self.amd(want)
+        return self.rim(want) if isinstance(want, RimWant) else self.ocsp(want)
 
     def intel(self, want: IntelWant) -> list[Fetched]:
         """The nine members that a quote of this machine type is appraised with, as one file."""
@@ -102,10 +111,12 @@ class Fetcher:
         if want.vcek is not None:
             url = f"{self._sources.amd}{want.vcek}"
             name = want.vcek.partition("?")[0].rsplit("/", 1)[-1][:32]
-            found.append(Fetched(f"amd/{want.product}-vcek-{name}.der", self._get(url).content, url))
-        for name, path in (("chain.pem", "cert_chain"), ("crl.der", "crl")):
-            url = f"{base}/{path}"
-            found.append(Fetched(f"amd/{want.product}-{name}", self._get(url).content, url))
+            data = _formed(self._get(url), parse_certificate, "certificate")
+            found.append(Fetched(f"amd/{want.product}-vcek-{name}.der", data, url))
+        chain = _formed(self._get(f"{base}/cert_chain"), _pem_chain, "certificate chain")
+        found.append(Fetched(f"amd/{want.product}-chain.pem", chain, f"{base}/cert_chain"))
+        crl = _formed(self._get(f"{base}/crl"), x509.load_der_x509_crl, "revocation list")
+        found.append(Fetched(f"amd/{want.product}-crl.der", crl, f"{base}/crl"))
         return found
 
     def rim(self, want: RimWant) -> list[Fetched]:
@@ -123,33 +134,60 @@ class Fetcher:
             raise MalformedError("the RIM service's answer holds no manifest", code="rim-answer")
         return [Fetched(f"nvidia/{want.id}.xml", data, url)]
 
-    def ocsp(self, chain: Sequence[x509.Certificate], label: str) -> list[Fetched]:
-        """Signed statuses of every certificate of `chain` (leaf first) but the root, to be stapled."""
-        found = []
-        for number in range(len(chain) - 1):
-            builder = ocsp.OCSPRequestBuilder().add_certificate(chain[number], chain[number + 1], hashes.SHA384())
-            body = builder.build().public_bytes(Encoding.DER)
-            answer = self._send("POST", self._sources.ocsp, body)
-            found.append(Fetched(f"nvidia/{label}-ocsp-{number}.der", answer.content, self._sources.ocsp))
-        return found
+    def ocsp(self, want: OcspWant) -> list[Fetched]:
+        """The signed status of one certificate, to be stapled; it must be about that certificate."""
+        url = self._sources.ocsp
+        builder = ocsp.OCSPRequestBuilder().add_certificate(want.certificate, want.issuer, hashes.SHA384())
+        answer = self._send("POST", url, builder.build().public_bytes(Encoding.DER))
+        data = _formed(answer, ocsp.load_der_ocsp_response, "OCSP response")
+        response = ocsp.load_der_ocsp_response(data)
+        if response.response_status is not ocsp.OCSPResponseStatus.SUCCESSFUL:
+            reason = response.response_status.name.lower().replace("_", " ")
+            raise Unreachable(f"{url} does not answer for {want.name}: {reason}", code="no-answer")
+        if [single.serial_number for single in response.responses] != [want.certificate.serial_number]:
+            raise MalformedError(f"{url} answers for another certificate than {want.name}", code="ocsp-answer")
+        return [Fetched(f"nvidia/ocsp-{_LABEL.sub('-', want.name)[:96]}.der", data, url)]
 
     def _get(self, url: str) -> httpx2.Response:
         return self._send("GET", url, None)
 
     def _send(self, method: str, url: str, body: bytes | None) -> httpx2.Response:
-        headers = {"Content-Type": "application/ocsp-request"} if body is not None else {}
+        headers = {"Accept-Encoding": "identity"}
+        if body is not None:
+            headers |= {"Content-Type": "application/ocsp-request", "Accept": "application/ocsp-response"}
+        end = time.monotonic() + PATIENCE * self._timeout
         try:
-            with self._client.stream(method, url, content=body, headers=headers, timeout=TIMEOUT) as answer:
+            with self._client.stream(method, url, content=body, headers=headers, timeout=self._timeout) as answer:
                 if answer.status_code != 200:
                     raise Unreachable(f"{url} answers with status {answer.status_code}", code="unreachable")
+                if answer.headers.get("content-encoding", "identity").lower() != "identity":
+                    raise MalformedError(f"{url} sends packed bytes that nobody asked for", code="content-encoding")
                 data = bytearray()
-                for piece in answer.iter_bytes():
+                for piece in answer.iter_raw():
                     data += piece
                     if len(data) > MAX_ANSWER:
                         raise MalformedError(f"{url} answers with more than {MAX_ANSWER} bytes", code="too-large")
+                    if time.monotonic() > end:
+                        raise Unreachable(f"{url} takes too long to answer", code="unreachable")
                 return httpx2.Response(200, headers=_plain(answer.headers), content=bytes(data))
         except httpx2.HTTPError as error:
             raise Unreachable(f"{url} does not answer: {type(error).__name__}", code="unreachable") from None
+
+
+def _formed(answer: httpx2.Response, load: Callable[[bytes], object], what: str) -> bytes:
+    try:
+        load(answer.content)
+    except Exception:  # certificate libraries raise more than ValueError on hostile bytes
+        raise MalformedError(f"an answer is no {what}", code="collateral") from None
+    return answer.content
+
+
+def _pem_chain(data: bytes) -> list[AmdCertificate]:
+    # AMD's certificates with serial number 0 are ones that the library will not load for ever.
+    found = [parse_certificate(der) for der in pem_certificates(data.decode("ascii"))]
+    if not found:
+        raise MalformedError("no certificate", code="collateral")
+    return found
 
 
 def _plain(headers: httpx2.Headers) -> list[tuple[str, str]]:

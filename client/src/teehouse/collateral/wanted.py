@@ -6,22 +6,26 @@ Nothing in the artifact is believed: a wrong name fetches an endorsement that th
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from cryptography import x509
+from cryptography.x509.oid import NameOID
 
 from teehouse_core.appraise.x509chain import load_pem_chain
-from teehouse_core.errors import LocalError, MalformedError
+from teehouse_core.errors import LocalError, MalformedError, TeehouseError
 from teehouse_core.evidence.detect import detect
 from teehouse_core.evidence.nvidia import GpuReport, Opaque
 from teehouse_core.evidence.nvidia import parse_report as parse_gpu
 from teehouse_core.evidence.pck import SGX_EXTENSION_OID, parse_sgx_extension
+from teehouse_core.evidence.rim import parse_rim
 from teehouse_core.evidence.snp import kds_path
 from teehouse_core.evidence.snp import parse_report as parse_snp
 from teehouse_core.evidence.tdx import TdQuote, parse_any_quote
 
-__all__ = ["AmdWant", "IntelWant", "RimWant", "Want", "wants"]
+__all__ = ["AmdWant", "IntelWant", "OcspWant", "RimWant", "Want", "chain_statuses", "rim_statuses", "wants"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,16 @@ class RimWant:
     id: str
 
 
-Want = IntelWant | AmdWant | RimWant
+@dataclass(frozen=True, slots=True)
+class OcspWant:
+    """The signed status of one certificate. `name` is for people and for the file."""
+
+    name: str
+    certificate: x509.Certificate
+    issuer: x509.Certificate
+
+
+Want = IntelWant | AmdWant | RimWant | OcspWant
 
 
 def wants(data: bytes, product: str | None = None) -> list[Want]:
@@ -71,6 +84,35 @@ def wants(data: bytes, product: str | None = None) -> list[Want]:
     raise LocalError(
         "nothing is known to fetch for this file", code="kind-unknown", hint="a quote, an SNP or a GPU report"
     )
+
+
+def chain_statuses(chain: Sequence[x509.Certificate], roots: Iterable[x509.Certificate]) -> list[OcspWant]:
+    """The statuses that a device's chain (leaf first) is appraised with.
+
+    Not the leaf's: the device makes it at each start, so nobody lists it. Nor the root's: it is pinned. A chain that
+    leaves its root out gets it from `roots`.
+    """
+    return _statuses(chain, roots)[1:]
+
+
+def rim_statuses(manifest: bytes, roots: Iterable[x509.Certificate]) -> list[OcspWant]:
+    """The statuses of a manifest's signer and the CAs above it; none when lxml is missing or it does not parse."""
+    try:
+        chain = [x509.load_der_x509_certificate(data) for data in parse_rim(manifest).certificates]
+    except (TeehouseError, ValueError):
+        return []  # `evidence verify` says why it does not hold
+    return _statuses(chain, roots)
+
+
+def _statuses(chain: Sequence[x509.Certificate], roots: Iterable[x509.Certificate]) -> list[OcspWant]:
+    root = next((root for root in roots if root.subject == chain[-1].issuer and root != chain[-1]), None)
+    path = [*chain, root] if root is not None else [*chain]
+    return [OcspWant(_name(child), child, issuer) for child, issuer in pairwise(path)]
+
+
+def _name(certificate: x509.Certificate) -> str:
+    found = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return f"{str(found[0].value)[:48] if found else 'certificate'} {certificate.serial_number:x}"
 
 
 def _intel(data: bytes) -> IntelWant:

@@ -193,6 +193,7 @@ class AsyncSession:
             clock=state.now,
             random=state.random,
             seen=state.seen,
+            remembered=state.remembered,
         )
         try:
             step: Get | list[NodeVerdict] = next(flow)

@@ -17,6 +17,7 @@ from teehouse.session.flow import Ask, Exchange, Post, Reply
 from teehouse.settings import Settings, is_loopback
 from teehouse.verify.cache import VerifiedCache
 from teehouse.verify.ledgers import SeenCheckpoints
+from teehouse.verify.remembered import Remembered, default_file
 from teehouse_core.appraise.policy import Policy
 from teehouse_core.appraise.verdict import Accepted, Tier
 from teehouse_core.errors import LocalError, MalformedError, TruncatedStream
@@ -114,6 +115,7 @@ class SessionState:
         self.seen = SeenCheckpoints(settings.state_dir / "audit")
         self.random = random
         self.last_receipt: ReceiptRecord | None = None
+        self.remembered = Remembered(default_file() if settings.collateral_state else None)
         self._clock = clock
         self._cache_secret = random(32)  # PROTOCOL §3.2 (2): engine caches are shared by nobody else
 

@@ -14,6 +14,7 @@ from typing import Final
 
 from teehouse.verify.ledgers import MAX_TILE, SeenCheckpoints, known_checkpoints, remember, takes_cacheable
 from teehouse.verify.nodes import MAX_EVIDENCE_SET, NodeVerdict, appraise_set, parse_evidence_set
+from teehouse.verify.remembered import Remembered
 from teehouse_core.appraise.policy import Policy
 from teehouse_core.appraise.verdict import Accepted
 from teehouse_core.errors import LocalError, MalformedError, StaleEvidence
@@ -122,12 +123,14 @@ def verify_flow(
     clock: Callable[[], int],
     random: Callable[[int], bytes],
     seen: SeenCheckpoints | None = None,
+    remembered: Remembered | None = None,
 ) -> VerifyFlow:
     """Ask an endpoint's nodes for evidence over a fresh challenge and appraise what comes.
 
     Where the policy pins a log and witnesses, evidence over a checkpoint of that log is taken too; `seen` remembers the
-    newest one. Raises MalformedError or UnauthenticatedError for what the path answered; a refused verdict is no error
-    here.
+    newest one. With `remembered`, collateral older than what was seen before refuses, and what is newer is kept.
+    Raises MalformedError or UnauthenticatedError for what the path answered, LocalError (`state-file`); a refused
+    verdict is no error here.
     """
     _check_endpoint(endpoint)
     challenge = random(CHALLENGE_LEN)  # (1) nobody can have made evidence for it before
@@ -138,17 +141,23 @@ def verify_flow(
     if reply.status != 200:
         raise parse_problem(reply.status, reply.content_type, reply.body, reply.retry_after)
     offered = parse_evidence_set(reply.body, endpoint=endpoint, most=count)  # (3)
-    if seen is None or not policy.ledger.logs:
-        return appraise_set(offered, policy, clock(), endpoint=endpoint, challenge=challenge)  # (4)
-    known = yield from known_checkpoints(
-        offered.bundles,
-        policy,
-        seen,
-        lambda path: Get(f"{base_url}/ledger/v1/public/{path}", MAX_TILE),
-        lambda tile: tile.body if tile.status == 200 else b"",
-    )
-    found = appraise_set(offered, policy, clock(), endpoint=endpoint, challenge=challenge, known=known)
-    remember({one.bundle: one.verdict for one in found if one.accepted and one.pool is None}, policy, seen)
+    newest = remembered.known() if remembered is not None else None
+    known = None
+    if seen is not None and policy.ledger.logs:
+        known = yield from known_checkpoints(
+            offered.bundles,
+            policy,
+            seen,
+            lambda path: Get(f"{base_url}/ledger/v1/public/{path}", MAX_TILE),
+            lambda tile: tile.body if tile.status == 200 else b"",
+        )
+    found = appraise_set(
+        offered, policy, clock(), endpoint=endpoint, challenge=challenge, known=known, newest=newest
+    )  # (4)
+    if seen is not None and known is not None:
+        remember({one.bundle: one.verdict for one in found if one.accepted and one.pool is None}, policy, seen)
+    if remembered is not None:
+        remembered.learn(node.verdict for node in found)
     return found
 
 

@@ -186,6 +186,7 @@ class Session:
             clock=state.now,
             random=state.random,
             seen=state.seen,
+            remembered=state.remembered,
         )
         try:
             wanted = next(flow)

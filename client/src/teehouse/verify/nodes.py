@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from teehouse_core.appraise.appraise import appraise
 from teehouse_core.appraise.checks_ledger import KnownCheckpoint
+from teehouse_core.appraise.newest import Newest
 from teehouse_core.appraise.policy import Policy
 from teehouse_core.appraise.pool import appraise_pool
 from teehouse_core.appraise.verdict import Accepted, Verdict
@@ -115,13 +116,14 @@ def appraise_set(
     endpoint: str,
     challenge: bytes,
     known: Mapping[bytes, KnownCheckpoint] | None = None,
+    newest: Newest | None = None,
 ) -> list[NodeVerdict]:
     """Appraise everything offered at `now` (Unix seconds); what does not parse is left out unless nothing does.
 
     A keyset that stands there twice counts once. A pool that the policy does not accept is left out where there are
     nodes. Evidence over a ledger checkpoint is taken for what it is where the policy names a log; `known` has by bundle
-    what was seen of that log before. Does not decide whether what was accepted is enough. Raises MalformedError when
-    nothing parses.
+    what was seen of that log before, `newest` is collateral seen before, None when nothing is kept. Does not decide
+    whether what was accepted is enough. Raises MalformedError when nothing parses.
     """
     found: list[NodeVerdict] = []
     malformed: MalformedError | None = None
@@ -134,7 +136,9 @@ def appraise_set(
             if pool is None:
                 nonce = None if policy.ledger.logs and _over_checkpoint(bundle) else challenge
                 seen_before = (known or {}).get(bundle)
-                verdict = appraise(bundle, policy, now, endpoint=endpoint, nonce=nonce, known=seen_before)
+                verdict = appraise(
+                    bundle, policy, now, endpoint=endpoint, nonce=nonce, known=seen_before, newest=newest
+                )
             else:
                 verdict = appraise_pool(pool, bundle, policy, now, endpoint=endpoint, nonce=challenge)
         except MalformedError as error:

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
+from teehouse_core.appraise.newest import number_of
 from teehouse_core.appraise.roots_amd import AmdRoot
 from teehouse_core.errors import MalformedError
 from teehouse_core.evidence import der
@@ -59,11 +60,14 @@ class AmdChain:
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """`unknown` when no current list of this root was supplied; `until` is the list's nextUpdate when `good`."""
+    """`unknown` when no current list of this root was supplied; `until` is the list's nextUpdate when `good`,
+    `number` its CRL number if it has one, `issued` its thisUpdate."""
 
     state: Literal["good", "revoked", "unknown"]
     reason: str
     until: int | None = None
+    number: int | None = None
+    issued: int = 0
 
 
 def find_chain(vcek: bytes, chain: Sequence[bytes], roots: Mapping[str, AmdRoot]) -> AmdChain:
@@ -125,7 +129,7 @@ def revocation(chain: AmdChain, crl: bytes | None, now: int) -> Revocation:
     start, end = int(listed.last_update_utc.timestamp()), int(listed.next_update_utc.timestamp())
     if not start <= now < end:
         return Revocation("unknown", f"the revocation list is of {start} to {end}, not of the appraisal time")
-    return Revocation("good", f"not on the list of {start} to {end}", end)
+    return Revocation("good", f"not on the list of {start} to {end}", end, number_of(listed), start)
 
 
 def report_signed_by(leaf: AmdCertificate, r: bytes, s: bytes, signed: bytes) -> bool:

@@ -14,8 +14,10 @@ from teehouse_core.appraise.anchors import PINNED, Anchors
 from teehouse_core.appraise.checks_binding import check_binding, check_capabilities, usable_keys
 from teehouse_core.appraise.checks_devices import DevicesFacts, check_devices
 from teehouse_core.appraise.checks_ledger import KnownCheckpoint, check_ledger
+from teehouse_core.appraise.checks_newest import check_newest
 from teehouse_core.appraise.checks_workload import check_workload
 from teehouse_core.appraise.facts import PlatformFacts
+from teehouse_core.appraise.newest import Newest
 from teehouse_core.appraise.policy import Policy
 from teehouse_core.appraise.sheet import Sheet, failed, one_of, passed
 from teehouse_core.appraise.technologies import TECHNOLOGIES, UNSUPPORTED_HINT, check_ids
@@ -38,15 +40,17 @@ def appraise(
     endpoint: str | None = None,
     nonce: bytes | None = None,
     known: KnownCheckpoint | None = None,
+    newest: Newest | None = None,
 ) -> Verdict:
     """Appraise one bundle at `now` (Unix seconds) under `policy`.
 
     `endpoint` is the one the caller asked for; `nonce` the 32 bytes it drew for this evidence. Without a nonce only a
     ledger checkpoint that the policy's witnesses signed (challenge kind 2) shows an age; other evidence has unknown age
-    then, and the verdict's `accept()` never yields `Accepted`. `known` is the newest checkpoint of that log seen here.
+    then, and the verdict's `accept()` never yields `Accepted`. `known` is the newest checkpoint of that log seen
+    here, `newest` what is known of collateral seen before, None when nothing is kept.
     Raises `MalformedError` when the bytes are no bundle, `LocalError` for a bad nonce or time, nothing else.
     """
-    return appraise_under(PINNED, bundle_bytes, policy, now, endpoint=endpoint, nonce=nonce, known=known)
+    return appraise_under(PINNED, bundle_bytes, policy, now, endpoint=endpoint, nonce=nonce, known=known, newest=newest)
 
 
 def appraise_release(
@@ -72,6 +76,7 @@ def appraise_under(
     nonce: bytes | None = None,
     place: int = CHALLENGE_INTERACTIVE,
     known: KnownCheckpoint | None = None,
+    newest: Newest | None = None,
 ) -> Verdict:
     """The same under any roots, for `under_test_roots` alone; `place` is the kind of challenge that is asked for.
 
@@ -96,6 +101,7 @@ def appraise_under(
     facts = technology.check(sheet, bundle, policy, now) if technology else PlatformFacts()  # (2)
     log_register = technology.log_register if technology else None
     register_name = technology.register_name if technology else "a register"
+    check_newest(sheet, facts.newest, newest, now)
     measured = check_workload(sheet, bundle, facts.register, log_register, register_name, policy)  # (3)
     check_binding(sheet, bundle, facts.report_data, measured, policy, now, endpoint, nonce, place)  # (4)
     dated = check_ledger(sheet, bundle, policy, now, place, known)
@@ -124,6 +130,7 @@ def appraise_under(
         evidence_time=evidence_time,
         not_after=not_after,
         pinned_roots=pinned,
+        newest=facts.newest,
     )
 
 

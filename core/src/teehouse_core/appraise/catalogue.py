@@ -41,6 +41,7 @@ _EVIDENCE = "EVIDENCE §2"
 CATALOGUE: Final[dict[str, CheckSpec]] = {
     "policy.supported": CheckSpec("policy", "platform.type", _EVIDENCE),
     "policy.platform": CheckSpec("policy", "platform.type", _EVIDENCE),
+    "policy.collateral-newest": CheckSpec("silicon", "CRLs, TCB info, QE identity", "EVIDENCE §1"),
     "tdx.quote.format": CheckSpec("quote", "platform.report", _QUOTE),
     "tdx.quote.vendor": CheckSpec("quote", "quote header", _QUOTE),
     "tdx.quote.signature": CheckSpec("quote", "quote signature data", _QUOTE),
@@ -69,6 +70,7 @@ CATALOGUE: Final[dict[str, CheckSpec]] = {
     "tdx.td.xfam": CheckSpec("firmware", "TD report", _MODULE),
     "tdx.td.seam": CheckSpec("firmware", "TD report", _MODULE),
     "tdx.td.service": CheckSpec("firmware", "TD report 1.5", _MODULE),
+    "tdx.td.partition": CheckSpec("firmware", "extended TD report 1.5", _MODULE),
     "sgx.enclave.init": CheckSpec("firmware", "enclave report", _QUOTE),
     "sgx.enclave.debug": CheckSpec("firmware", "enclave report", _QUOTE),
     "tdx.reference.mrtd": CheckSpec("firmware", "TD report", _EVIDENCE, required=False),

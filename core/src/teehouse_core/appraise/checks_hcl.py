@@ -82,4 +82,5 @@ def _check(sheet: Sheet, bundle: Bundle, policy: Policy, now: int, kind: str, te
     if hcl is not None:
         facts.claims["azure"] = {name: str(value) for name, value in sorted(hcl.configuration.items())}
     facts.ends.extend(chip.ends)
+    facts.newest.update(chip.newest)
     return facts

@@ -24,6 +24,7 @@ from teehouse_core.appraise.amdchain import (
 )
 from teehouse_core.appraise.checks_workload import check_reference
 from teehouse_core.appraise.facts import PlatformFacts
+from teehouse_core.appraise.newest import crl_series, see
 from teehouse_core.appraise.policy import ANY, Policy
 from teehouse_core.appraise.policy_snp import REFUSED_PRODUCTS, TcbMinimum
 from teehouse_core.appraise.roots_amd import AmdRoot
@@ -31,7 +32,7 @@ from teehouse_core.appraise.sheet import Outcome, Sheet, equal, failed, not_appl
 from teehouse_core.errors import MalformedError
 from teehouse_core.evidence.amd_collateral import AmdCollateral
 from teehouse_core.evidence.bundle import Bundle
-from teehouse_core.evidence.snp import SnpReport, Tcb, kds_path, parse_report
+from teehouse_core.evidence.snp import SnpReport, Tcb, cpuid_text, kds_path, parse_report
 
 __all__ = ["SnpFacts", "check_report", "check_snp"]
 
@@ -172,6 +173,7 @@ def _revocation(facts: SnpFacts, policy: Policy, crl: bytes | None, now: int) ->
     if found.state == "good":
         if found.until is not None:
             facts.ends.append(found.until)
+        see(facts.newest, crl_series(_have(facts.chain).root.public_key), found.number, found.issued)
         return one_of("good", policy.snp.revocation, "the policy accepts no revocation state")
     if "unknown" in policy.snp.revocation:
         return not_applicable(f"unknown, which the policy accepts: {found.reason}")
@@ -296,8 +298,15 @@ def _levels(sheet: Sheet, facts: SnpFacts, policy: Policy) -> None:
 
 
 def _tcb_minimum(report: SnpReport, chain: AmdChain, policy: Policy) -> Outcome:
-    minimum = policy.snp.minimum(chain.product)
+    if report.cpuid is not None and report.product != chain.product:
+        return not_applicable("the report is another product's, for which see snp.product.match")
+    cpuid = cpuid_text(*report.cpuid) if report.cpuid is not None else ""
+    minimum = policy.snp.minimum(chain.product, cpuid)
     if minimum is None:
+        known = " or ".join(m.cpuid for m in policy.snp.tcb_minimum if m.product == chain.product and m.cpuid)
+        hint = f"the policy's snp.tcb_minimum names no floor for this kind of {chain.product} processor"
+        return failed(hint, cpuid or "not said", known)
+    if not any(minimum.parts.values()):
         return not_applicable(
             f"the policy sets no snp.tcb_minimum for {chain.product}; it reports {report.reported_tcb}"
         )

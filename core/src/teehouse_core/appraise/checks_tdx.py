@@ -14,10 +14,12 @@ import hmac
 from typing import Any
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from teehouse_core.appraise.checks_eventlog import check_td_log
 from teehouse_core.appraise.checks_tdx_tcb import check_second_opinion, check_tcb
 from teehouse_core.appraise.checks_tdx_td import body_claims, check_body, check_references
+from teehouse_core.appraise.newest import crl_series, number_of, see
 from teehouse_core.appraise.policy import ANY, Policy
 from teehouse_core.appraise.sheet import Outcome, Sheet, equal, failed, not_applicable, one_of, passed, skipped
 from teehouse_core.appraise.tdx_facts import TdxFacts, have
@@ -200,9 +202,11 @@ def _revocation(facts: TdxFacts, now: int) -> Outcome:
     problem = crl_problem(root_crl, root, [chain[1], *signers], now) or crl_problem(pck_crl, chain[1], chain[:1], now)
     if problem:
         return failed(problem)
-    for crl in (root_crl, pck_crl):
+    for crl, issuer in ((root_crl, root), (pck_crl, chain[1])):
         if crl.next_update_utc is not None:
             facts.ends.append(int(crl.next_update_utc.timestamp()))
+        key = issuer.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        see(facts.newest, crl_series(key), number_of(crl), int(crl.last_update_utc.timestamp()))
     return passed("not listed", "current CRLs of root and PCK CA, listing none of the certificates")
 
 
@@ -211,7 +215,10 @@ def _tcb_info(facts: TdxFacts, now: int) -> Outcome:
     want = "SGX" if isinstance(facts.quote, SgxQuote) else "TDX"
     if (info.id, info.version) != (want, 3):
         return failed(f"not TCB info of version 3 for {want}", f"{info.id} {info.version}", f"{want} 3")
-    return _signed_text(facts, c.tcb_info_issuer_chain, c.tcb_info, c.tcb_info_signature, now)
+    outcome = _signed_text(facts, c.tcb_info_issuer_chain, c.tcb_info, c.tcb_info_signature, now)
+    if outcome.state == "passed":
+        see(facts.newest, f"tcb-info:{info.id}:{info.fmspc}", info.evaluation_number, info.issued_at)
+    return outcome
 
 
 def _qe_text(facts: TdxFacts, now: int) -> Outcome:
@@ -220,7 +227,10 @@ def _qe_text(facts: TdxFacts, now: int) -> Outcome:
     if (identity.id, identity.version) != (want, 2):
         hint = "not a QE identity of version 2 for this kind of quote"
         return failed(hint, f"{identity.id} {identity.version}", f"{want} 2")
-    return _signed_text(facts, c.qe_identity_issuer_chain, c.qe_identity, c.qe_identity_signature, now)
+    outcome = _signed_text(facts, c.qe_identity_issuer_chain, c.qe_identity, c.qe_identity_signature, now)
+    if outcome.state == "passed":
+        see(facts.newest, f"qe-identity:{identity.id}", identity.evaluation_number, identity.issued_at)
+    return outcome
 
 
 def _signed_text(facts: TdxFacts, pem: str, text: str, signature: bytes, now: int) -> Outcome:

@@ -19,7 +19,8 @@ ENCLAVE_INIT: Final = 1 << 0  # flags of an enclave's attributes
 ENCLAVE_DEBUG: Final = 1 << 1
 
 SGX_CHECKS: Final = ("sgx.enclave.init", "sgx.enclave.debug")
-_TD_CHECKS: Final = ("tdx.td.debug", "tdx.td.attributes", "tdx.td.xfam", "tdx.td.seam", "tdx.td.service")
+_OF_EVERY_TD: Final = ("tdx.td.debug", "tdx.td.attributes", "tdx.td.xfam", "tdx.td.seam")
+_TD_CHECKS: Final = (*_OF_EVERY_TD, "tdx.td.service", "tdx.td.partition")
 
 
 def check_body(sheet: Sheet, facts: TdxFacts, policy: Policy) -> None:
@@ -68,14 +69,26 @@ def _td(sheet: Sheet, facts: TdxFacts, policy: Policy) -> None:
 
     def service() -> Outcome:
         # A service TD can migrate this one, memory and all; nobody here appraises the service TD.
-        return equal(have(td).mr_service_td, bytes(48), "a service TD is bound to this TD, which could move its memory")
+        report = have(td)
+        if report.extension is not None and report.extension.service_td:
+            return failed("a service TD, or a policy for one, is or was bound to this TD", "bound", "none, ever")
+        return equal(report.mr_service_td, bytes(48), "a service TD is bound to this TD, which could move its memory")
 
-    for check_id, check in zip(_TD_CHECKS[:4], (debug, attributes, xfam, seam), strict=True):
+    def partition() -> Outcome:
+        # The measurements are the TD's. What a VM inside it runs, and lets be written into REPORTDATA, they do not say.
+        hint = "a VM inside the TD asked for this report, and the measurements do not cover that VM"
+        return equal(have(have(td).extension).vmid, 0, hint)
+
+    for check_id, check in zip(_OF_EVERY_TD, (debug, attributes, xfam, seam), strict=True):
         sheet.run(check_id, check, needs=(td,))
     if td is not None and td.mr_service_td is None:
         sheet.write("tdx.td.service", not_applicable("a TD report 1.0 names no service TD"))
     else:
         sheet.run("tdx.td.service", service, needs=(td,))
+    if td is not None and td.extension is None:
+        sheet.write("tdx.td.partition", not_applicable("only an extended TD report 1.5 says who asked for it"))
+    else:
+        sheet.run("tdx.td.partition", partition, needs=(td,))
 
 
 def check_references(sheet: Sheet, facts: TdxFacts, policy: Policy) -> None:
@@ -111,6 +124,10 @@ def body_claims(facts: TdxFacts) -> dict[str, Any]:
         if report.tee_tcb_svn2 is not None and report.mr_service_td is not None:
             found["tee_tcb_svn2"] = report.tee_tcb_svn2.hex()
             found["mr_service_td"] = report.mr_service_td.hex()
+        if report.extension is not None:
+            found["td_id"] = report.extension.td_id.hex()
+            found["vmid"] = report.extension.vmid
+            found["dev_info"] = report.extension.dev_info.hex()
     elif isinstance(quote, SgxQuote):
         found["tee"] = "sgx"
         found["mr_enclave"] = quote.report.mr_enclave.hex()

@@ -146,7 +146,7 @@ def check_quote(
     if policy.tpm.references:
         sheet.run("tpm.reference.pcrs", lambda: _references(facts, policy), required=required, needs=(known,))
     else:
-        hint = "the policy lists no register values to compare with (tpm.references)"
+        hint = "the policy lists no register values to compare with: name some in tpm.references"
         sheet.write("tpm.reference.pcrs", skipped(hint), required)
     facts.claims = _claims(facts)
     return facts

@@ -31,7 +31,7 @@ from teehouse_core.appraise.policy_gpu import DeviceDemand, GpuPolicy, read_dema
 from teehouse_core.appraise.policy_ledger import LedgerPolicy, read_ledger
 from teehouse_core.appraise.policy_pool import PoolPolicy, read_pool
 from teehouse_core.appraise.policy_references import REFERENCE_NAMES, References, read_references
-from teehouse_core.appraise.policy_snp import SnpPolicy, TcbMinimum, read_snp
+from teehouse_core.appraise.policy_snp import TCB_MINIMUM_STRICT, SnpPolicy, TcbMinimum, read_snp
 from teehouse_core.appraise.policy_tpm import TpmPolicy, read_tpm
 from teehouse_core.errors import LocalError
 from teehouse_core.wire import canonical
@@ -132,6 +132,7 @@ class Policy:
                 ),
                 doors=(),
                 devices=(DeviceDemand("nvidia-gpu", 1),),
+                snp=SnpPolicy(tcb_minimum=TCB_MINIMUM_STRICT),
                 max_evidence_age=600,
                 max_collateral_age=14 * DAY,
             )
@@ -236,6 +237,8 @@ def _from_mapping(value: dict[str, Any]) -> Policy:
             changes[name] = _READERS[name](name, item)
         else:
             raise unknown(name, (*_READERS, *_TABLES, "base"), "field")
+    if changes and "name" not in changes:  # a verdict must not look as if it were made under the preset itself
+        changes["name"] = f"{base}, changed"
     policy = dataclasses.replace(policy, **changes)
     if "simulated" in policy.platforms and not policy.simulated_allowed:
         raise LocalError(

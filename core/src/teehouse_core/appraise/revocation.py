@@ -19,14 +19,13 @@ from itertools import pairwise
 from typing import Final, Literal
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from teehouse_core.appraise.x509chain import issued_by
+from teehouse_core.appraise.x509chain import issued_by, signed_by
 from teehouse_core.evidence import der
 
 __all__ = ["RevocationPack", "RevocationState", "Status", "worst"]
@@ -35,6 +34,7 @@ RevocationState = Literal["good", "unknown", "hold", "revoked"]
 
 MAX_REMEMBERED: Final = 512  # certificates of about 1 KiB
 MAX_RESPONDERS: Final = 4  # certificates in one response
+MAX_SIGNATURE: Final = 256  # bytes; ECDSA over the largest curve needs under 150
 _RANK: Final[dict[RevocationState, int]] = {"good": 0, "unknown": 1, "hold": 2, "revoked": 3}
 _HASHES: Final = {"sha1": hashlib.sha1, "sha256": hashlib.sha256, "sha384": hashlib.sha384}  # of certificate ids only
 _SIGNATURE_HASHES: Final = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
@@ -212,14 +212,10 @@ def _is_responder(response: ocsp.OCSPResponse, certificate: x509.Certificate) ->
 
 
 def _signature_holds(response: ocsp.OCSPResponse, signer: x509.Certificate) -> bool:
-    key, algorithm = signer.public_key(), response.signature_hash_algorithm
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(algorithm, _SIGNATURE_HASHES):
+    algorithm = response.signature_hash_algorithm
+    if not isinstance(algorithm, _SIGNATURE_HASHES) or len(response.signature) > MAX_SIGNATURE:
         return False
-    try:
-        key.verify(response.signature, response.tbs_response_bytes, ec.ECDSA(algorithm))
-    except InvalidSignature:
-        return False
-    return True
+    return signed_by(signer, response.signature, response.tbs_response_bytes, algorithm)
 
 
 @functools.lru_cache(maxsize=MAX_REMEMBERED)

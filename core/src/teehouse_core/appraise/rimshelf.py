@@ -3,22 +3,29 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from teehouse_core.appraise.policy import Policy
 from teehouse_core.appraise.revocation import RevocationPack, Status
 from teehouse_core.appraise.roots_nvidia import NvidiaRoots
-from teehouse_core.appraise.x509chain import chain_end, link_problem, verify_raw_p384
+from teehouse_core.appraise.x509chain import chain_end, link_problem, signed_by
 from teehouse_core.errors import TeehouseError
 from teehouse_core.evidence.nvidia_collateral import NvidiaCollateral
 from teehouse_core.evidence.rim import Rim, parse_rim, rim_support
 
 __all__ = ["RIM_LINKS", "RimCase", "Shelf"]
 
-RIM_LINKS = 3  # signatures from a manifest's signer to the root: signer, L3, chip CA
+MAX_REMEMBERED: Final = 32  # manifests; with MAX_REMEMBERED_RIM and what is read from it under 8 MiB in all
+MAX_REMEMBERED_RIM: Final = 64 * 1024  # bytes; genuine ones have 18 to 26 KiB
+RIM_LINKS: Final = 3  # signatures from a manifest's signer to the root: signer, L3, chip CA
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +64,7 @@ class Shelf:
 
     def _add(self, raw: bytes) -> None:
         try:
-            rim = parse_rim(raw)
+            rim = _genuinely_sized(raw) if len(raw) <= MAX_REMEMBERED_RIM else parse_rim(raw)
             chain = tuple(x509.load_der_x509_certificate(data) for data in rim.certificates)
             signature = _signature_problem(rim, chain)
             problem = link_problem(chain, self.roots.rim, self.now, links=RIM_LINKS)
@@ -73,6 +80,15 @@ class Shelf:
 def _signature_problem(rim: Rim, chain: Sequence[x509.Certificate]) -> str | None:
     if rim.digest != rim.claimed_digest:
         return "the manifest was changed after it was signed"
-    if not verify_raw_p384(chain[0].public_key(), rim.signature, rim.signed_info):
+    key = chain[0].public_key()
+    p384 = isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP384R1)
+    r, s = (int.from_bytes(rim.signature[at : at + 48]) for at in (0, 48))
+    if not p384 or not signed_by(chain[0], encode_dss_signature(r, s), rim.signed_info, hashes.SHA384()):
         return "the manifest's signature is not its signer's"
     return None
+
+
+@functools.lru_cache(maxsize=MAX_REMEMBERED)
+def _genuinely_sized(raw: bytes) -> Rim:
+    """`parse_rim`, remembered: the machines of a fleet show the same few manifests. What fails is not remembered."""
+    return parse_rim(raw)

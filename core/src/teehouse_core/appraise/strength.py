@@ -123,11 +123,16 @@ def _version(text: str) -> tuple[int, ...]:
 
 
 def _tcb_minimum(a: tuple[TcbMinimum, ...], c: tuple[TcbMinimum, ...]) -> bool:
-    mine = {minimum.product: minimum.parts for minimum in a}
-    return all(
-        minimum.product in mine and all(mine[minimum.product][part] >= level for part, level in minimum.parts.items())
-        for minimum in c
-    )
+    """For each kind of processor that either names, and for one that none names: refused, or no level lower."""
+    mine, theirs = SnpPolicy(tcb_minimum=a), SnpPolicy(tcb_minimum=c)
+    kinds = {(floor.product, floor.cpuid) for floor in (*a, *c)} | {(floor.product, "") for floor in (*a, *c)}
+    for product, cpuid in kinds:
+        low, wanted = mine.minimum(product, cpuid), theirs.minimum(product, cpuid)
+        if low is None:
+            continue
+        if wanted is None or any(low.parts[part] < level for part, level in wanted.parts.items()):
+            return False
+    return True
 
 
 def _registers(a: tuple[str, ...], c: tuple[str, ...]) -> bool:

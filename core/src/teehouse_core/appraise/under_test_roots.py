@@ -16,6 +16,7 @@ from teehouse_core.appraise.anchors import PINNED, Anchors
 from teehouse_core.appraise.appraise import appraise_under
 from teehouse_core.appraise.artifacts import snp, tpm
 from teehouse_core.appraise.artifacts.base import ArtifactVerdict
+from teehouse_core.appraise.newest import Newest
 from teehouse_core.appraise.policy import Policy
 from teehouse_core.appraise.roots_amd import AmdRoot
 from teehouse_core.appraise.verdict import Verdict
@@ -50,9 +51,10 @@ def appraise_under_test_roots(
     *,
     endpoint: str | None = None,
     nonce: bytes | None = None,
+    newest: Newest | None = None,
 ) -> Verdict:
     """As `appraise`, under `anchors`; the verdict's `accept()` refuses with `test-roots`."""
-    return appraise_under(anchors, bundle_bytes, policy, now, endpoint=endpoint, nonce=nonce)
+    return appraise_under(anchors, bundle_bytes, policy, now, endpoint=endpoint, nonce=nonce, newest=newest)
 
 
 def verify_under_test_roots(
@@ -66,6 +68,7 @@ def verify_under_test_roots(
     report_data: bytes | None = None,
     policy: Policy,
     now: int,
+    newest: Newest | None = None,
 ) -> ArtifactVerdict:
     """As `artifacts.dispatch.verify`, under `anchors`; for `TEST_ROOT_KINDS` only, else `LocalError` (`test-roots`)."""
     if kind == "snp-report":
@@ -78,6 +81,7 @@ def verify_under_test_roots(
             policy=policy,
             now=now,
             roots=anchors.amd("sev-snp"),
+            newest=newest,
         )
     if kind in TEST_ROOT_KINDS:
         return tpm.verify_artifact(

@@ -13,6 +13,7 @@ from dataclasses import InitVar, dataclass, field
 from typing import Any, Final, Literal, NoReturn
 
 from teehouse_core.appraise.floors import FLOOR, POOL_FLOOR
+from teehouse_core.appraise.newest import Newest
 from teehouse_core.errors import EvidenceRefused, LocalError, StaleEvidence
 from teehouse_core.wire.keyset import Keyset
 
@@ -104,6 +105,8 @@ class Verdict:
     not_after: int
     pinned_roots: bool
     service: Keyset | None = field(default=None, repr=False)
+    newest: Newest = field(default_factory=dict, repr=False)
+    """What its signed collateral was numbered, for whoever keeps that; no part of the JSON."""
 
     def __post_init__(self, token: object) -> None:
         _guard(token, "Verdict")

@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from teehouse_core.errors import MalformedError
@@ -29,12 +29,14 @@ __all__ = [
     "link_problem",
     "load_pem_chain",
     "p256_from_raw",
+    "signed_by",
     "verify_raw",
     "verify_raw_p384",
 ]
 
-MAX_REMEMBERED: Final = 512  # links between two certificates of about 1 KiB
+MAX_REMEMBERED: Final = 512  # links and signatures, with certificates of about 1 KiB
 MAX_CERTIFICATES: Final = 4  # leaf, intermediate, root; one to spare
+_HASHES: Final = {algorithm.name: algorithm for algorithm in (hashes.SHA256, hashes.SHA384, hashes.SHA512)}
 
 
 def load_pem_chain(pem: bytes, limit: int = MAX_CERTIFICATES) -> tuple[x509.Certificate, ...]:
@@ -87,6 +89,28 @@ def issued_by(child: x509.Certificate, issuer: x509.Certificate) -> bool:
     try:
         child.verify_directly_issued_by(issuer)
     except (InvalidSignature, ValueError, TypeError):
+        return False
+    return True
+
+
+def signed_by(certificate: x509.Certificate, signature: bytes, data: bytes, algorithm: hashes.HashAlgorithm) -> bool:
+    """Whether `signature` (DER) over `data` is an ECDSA one by `certificate`'s key; False for any other kind of key.
+
+    Remembered like `issued_by`: for texts that come again with other evidence, as manifests and revocation answers do.
+    """
+    digest = hashes.Hash(algorithm)
+    digest.update(data)
+    return _signed_digest(certificate, signature, digest.finalize(), algorithm.name)
+
+
+@functools.lru_cache(maxsize=MAX_REMEMBERED)
+def _signed_digest(certificate: x509.Certificate, signature: bytes, digest: bytes, algorithm: str) -> bool:
+    key = certificate.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        return False
+    try:
+        key.verify(signature, digest, ec.ECDSA(Prehashed(_HASHES[algorithm]())))
+    except InvalidSignature:
         return False
     return True
 

@@ -107,7 +107,7 @@ def parse_rim(data: bytes) -> Rim:
     golden = _golden(payload)
     product, version, edition = (_attribute(meta, name) for name in ("product", "colloquialVersion", "edition"))
     tag_id = _attribute(root, "tagId")
-    root.remove(signature)  # the enveloped-signature transform; last, since it changes the tree
+    _take_out(root, signature)  # last, since it changes the tree
     return Rim(
         raw=data,
         tag_id=tag_id,
@@ -237,6 +237,16 @@ def _canonical(etree: Any, element: Any) -> bytes:
     except etree.LxmlError:  # for example a relative namespace, which has no canonical form
         raise MalformedError("RIM has no canonical form", code="rim-format") from None
     return text
+
+
+def _take_out(root: Any, signature: Any) -> None:
+    """The enveloped-signature transform. lxml would remove the text behind the element with it, which is signed."""
+    before = signature.getprevious()
+    if before is None:
+        root.text = (root.text or "") + (signature.tail or "")
+    else:
+        before.tail = (before.tail or "") + (signature.tail or "")
+    root.remove(signature)
 
 
 def _only(parent: Any, tag: str) -> Any:

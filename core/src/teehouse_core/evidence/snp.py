@@ -22,6 +22,8 @@ __all__ = [
     "PlatformInfo",
     "SnpReport",
     "Tcb",
+    "cpuid_text",
+    "family_model",
     "fields",
     "kds_path",
     "parse_report",
@@ -227,6 +229,17 @@ class SnpReport:
     def product(self) -> str | None:
         """The product line that the report's CPUID names; None before version 3 and for one we do not know."""
         return None if self.cpuid is None else product_of(self.cpuid[0], self.cpuid[1])
+
+
+def cpuid_text(family: int, model: int, stepping: int) -> str:
+    """Six hex digits of CPUID leaf 1, EAX, as vendors name a processor: family 19h, model 11h, stepping 1 is A10F11."""
+    return f"{max(family - 0xF, 0):X}{model >> 4:X}0F{model & 0xF:X}{stepping & 0xF:X}"
+
+
+def family_model(eax: int) -> tuple[int, int]:
+    """Family and model that CPUID leaf 1, EAX, stands for; the inverse of `cpuid_text`."""
+    family, model = eax >> 8 & 0xF, eax >> 4 & 0xF
+    return (family + (eax >> 20 & 0xFF), model | (eax >> 12 & 0xF0)) if family == 0xF else (family, model)
 
 
 def product_of(family: int, model: int) -> str | None:

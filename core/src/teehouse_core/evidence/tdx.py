@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parse Intel quotes into frozen values: TDX of versions 4 and 5 (TD report 1.0 and 1.5), SGX of versions 3 to 5.
+"""Parse Intel quotes into frozen values: TDX of versions 4 and 5 (TD report 1.0, 1.5 and 1.5 extended), SGX of 3 to 5.
 
 Source: Intel TDX DCAP Quoting Library API, appendix 3 "Quote format", and Intel SGX ECDSA Quote Library API for
-version 3; the field sizes stand beside each reader below. This module checks shape only: exact lengths, known type
+version 3; for the extended report Intel's header sgx_quote_5.h (`sgx_report2_body_v1_5_ex_t`). The field sizes stand
+beside each reader below. This module checks shape only: exact lengths, known type
 numbers, size limits. It verifies no signature, no certificate and no date, and believes nothing it reads; that is
 `teehouse_core.appraise.checks_tdx`. Where each field stands in the bytes is `teehouse_core.evidence.tdx_fields`.
 """
@@ -23,6 +24,7 @@ __all__ = [
     "MAX_QUOTE",
     "QE_REPORT_SIZE",
     "QE_VENDOR_INTEL",
+    "TD_REPORT_15_EX_SIZE",
     "TD_REPORT_15_SIZE",
     "TD_REPORT_SIZE",
     "VERSION_3",
@@ -32,6 +34,7 @@ __all__ = [
     "QuoteHeader",
     "SgxQuote",
     "SignatureData",
+    "TdExtension",
     "TdQuote",
     "TdReport",
     "encode_pem_bundle",
@@ -47,6 +50,7 @@ HEADER_SIZE: Final = 48  # bytes
 DESCRIPTOR_SIZE: Final = 6  # bytes before the body of a version 5 quote: type u16, size u32
 TD_REPORT_SIZE: Final = 584  # bytes, TD report 1.0
 TD_REPORT_15_SIZE: Final = 648  # bytes, TD report 1.5: 1.0 with TEE_TCB_SVN_2 and MRSERVICETD behind it
+TD_REPORT_15_EX_SIZE: Final = 885  # bytes, TD report 1.5 extended: 1.5 with what `TdExtension` holds behind it
 QE_REPORT_SIZE: Final = 384  # bytes, an SGX enclave report body
 SIGNATURE_SIZE: Final = 64  # bytes, raw r ‖ s over P-256
 KEY_SIZE: Final = 64  # bytes, raw x ‖ y over P-256
@@ -76,14 +80,76 @@ class QuoteHeader:
     user_data: bytes
 
 
-_BODY_SIZES: Final = {1: QE_REPORT_SIZE, 2: TD_REPORT_SIZE, 3: TD_REPORT_15_SIZE}  # by type of a version 5 body
+_BODY_SIZES: Final = {  # by type of a version 5 body
+    1: QE_REPORT_SIZE,
+    2: TD_REPORT_SIZE,
+    3: TD_REPORT_15_SIZE,
+    4: TD_REPORT_15_EX_SIZE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TdExtension:
+    """What an extended TD report 1.5 adds (237 bytes): who asked, which TD this is, and how it came to be.
+
+    "Service TD" members are hashes and attributes of a bound migration TD, or hold the hash of a migration policy.
+    """
+
+    vmid: int  # u8; which VM inside the TD asked for the report, 0 for the TD itself
+    td_id: bytes  # 32, made anew for each TD; zero where the host does not switch it on
+    dev_info: bytes  # 48, hash of what is known of attached devices
+    init_service_td_hash: bytes  # 48
+    init_service_td_attributes: int  # u64
+    init_cpu_svn: bytes  # 16
+    init_tee_tcb_svn: bytes  # 16
+    init_tee_fmspc: bytes  # 12
+    cur_service_td_hash: bytes  # 48
+    cur_service_td_attributes: int  # u64
+
+    @classmethod
+    def _read(cls, r: _Reader) -> TdExtension:
+        return cls(
+            vmid=r.uint(1),
+            td_id=r.take(32),
+            dev_info=r.take(48),
+            init_service_td_hash=r.take(48),
+            init_service_td_attributes=r.uint(8),
+            init_cpu_svn=r.take(16),
+            init_tee_tcb_svn=r.take(16),
+            init_tee_fmspc=r.take(12),
+            cur_service_td_hash=r.take(48),
+            cur_service_td_attributes=r.uint(8),
+        )
+
+    def encode(self) -> bytes:
+        """The 237 wire bytes."""
+        return b"".join(
+            (
+                bytes((self.vmid,)),
+                self.td_id,
+                self.dev_info,
+                self.init_service_td_hash,
+                self.init_service_td_attributes.to_bytes(8, "little"),
+                self.init_cpu_svn,
+                self.init_tee_tcb_svn,
+                self.init_tee_fmspc,
+                self.cur_service_td_hash,
+                self.cur_service_td_attributes.to_bytes(8, "little"),
+            )
+        )
+
+    @property
+    def service_td(self) -> bool:
+        """Whether a service TD, or a policy for one, is or was bound."""
+        hashed = any(self.init_service_td_hash) or any(self.cur_service_td_hash)
+        return hashed or bool(self.init_service_td_attributes or self.cur_service_td_attributes)
 
 
 @dataclass(frozen=True, slots=True)
 class TdReport:
-    """TD report 1.0 (584 bytes) or 1.5 (648). Attributes and XFAM are little-endian on the wire and integers here.
+    """TD report 1.0 (584 bytes), 1.5 (648) or 1.5 extended (885). Integers are little-endian on the wire.
 
-    The two last members are None in a report 1.0.
+    The three last members are None in a report 1.0, the last one in a plain report 1.5.
     """
 
     tee_tcb_svn: bytes  # 16
@@ -100,12 +166,14 @@ class TdReport:
     report_data: bytes  # 64
     tee_tcb_svn2: bytes | None = None  # 16; the module that runs now, after an update that kept the TD alive
     mr_service_td: bytes | None = None  # 48
+    extension: TdExtension | None = None
 
     @classmethod
     def parse(cls, data: bytes) -> TdReport:
-        """Read exactly 584 or 648 bytes. Raises `MalformedError` for any other length."""
+        """Read exactly 584, 648 or 885 bytes. Raises `MalformedError` for any other length."""
         r = _Reader(data)
-        later = len(data) == TD_REPORT_15_SIZE
+        extended = len(data) == TD_REPORT_15_EX_SIZE
+        later = extended or len(data) == TD_REPORT_15_SIZE
         value = cls(
             tee_tcb_svn=r.take(16),
             mr_seam=r.take(48),
@@ -121,12 +189,13 @@ class TdReport:
             report_data=r.take(64),
             tee_tcb_svn2=r.take(16) if later else None,
             mr_service_td=r.take(48) if later else None,
+            extension=TdExtension._read(r) if extended else None,
         )
         r.end("td-report")
         return value
 
     def encode(self) -> bytes:
-        """The 584 or 648 wire bytes; the inverse of `parse`."""
+        """The wire bytes; the inverse of `parse`."""
         return b"".join(
             (
                 self.tee_tcb_svn,
@@ -143,6 +212,7 @@ class TdReport:
                 self.report_data,
                 self.tee_tcb_svn2 or b"",
                 self.mr_service_td or b"",
+                b"" if self.extension is None else self.extension.encode(),
             )
         )
 
@@ -276,7 +346,7 @@ def _body_size(header: QuoteHeader, r: _Reader) -> int:
         return TD_REPORT_SIZE if tdx else QE_REPORT_SIZE
     kind, size = r.uint(2), r.uint(4)
     if kind not in _BODY_SIZES or (kind != 1) != tdx:
-        hint = "SGX reports (1), TD reports 1.0 (2) and 1.5 (3) are supported"
+        hint = "SGX reports (1), TD reports 1.0 (2), 1.5 (3) and 1.5 extended (4) are supported"
         raise MalformedError(f"quote body type {kind}", code="quote-body-type", hint=hint)
     if size != _BODY_SIZES[kind]:
         raise MalformedError(f"a body of type {kind} has {_BODY_SIZES[kind]} bytes, not {size}", code="quote-length")

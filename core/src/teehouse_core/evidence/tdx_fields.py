@@ -44,6 +44,19 @@ _TD: Final[tuple[Part, ...]] = (
     ("report_data", 64, "hex"),
 )
 _TD_15: Final[tuple[Part, ...]] = (*_TD, ("tee_tcb_svn2", 16, "hex"), ("mr_service_td", 48, "hex"))
+_TD_15_EX: Final[tuple[Part, ...]] = (
+    *_TD_15,
+    ("vmid", 1, "int"),
+    ("td_id", 32, "hex"),
+    ("dev_info", 48, "hex"),
+    ("init_service_td_hash", 48, "hex"),
+    ("init_service_td_attributes", 8, "bits"),
+    ("init_cpu_svn", 16, "hex"),
+    ("init_tee_tcb_svn", 16, "hex"),
+    ("init_tee_fmspc", 12, "hex"),
+    ("cur_service_td_hash", 48, "hex"),
+    ("cur_service_td_attributes", 8, "bits"),
+)
 _ENCLAVE: Final[tuple[Part, ...]] = (
     ("cpu_svn", 16, "hex"),
     ("misc_select", 4, "bits"),
@@ -76,7 +89,8 @@ def fields(raw: bytes) -> list[Field]:
     if isinstance(quote, SgxQuote):
         found += walk(raw, _ENCLAVE, at, "enclave_report")
     else:
-        found += walk(raw, _TD if quote.report.mr_service_td is None else _TD_15, at, "td_report")
+        later = _TD_15 if quote.report.extension is None else _TD_15_EX
+        found += walk(raw, _TD if quote.report.mr_service_td is None else later, at, "td_report")
     signature = quote.signature
     head: list[Part] = [("size", 4, "int"), ("signature", 64, "hex"), ("attestation_key", 64, "hex")]
     if quote.header.version != VERSION_3:

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from teehouse_core.appraise.newest import Newest
 from teehouse_core.appraise.policy import Policy
 from teehouse_core.appraise.sheet import Outcome, Sheet, failed, not_applicable, passed, skipped
 from teehouse_core.appraise.verdict import Check, Tier
@@ -34,6 +35,7 @@ class ArtifactVerdict:
     tier: Tier
     checks: tuple[Check, ...]
     claims: Mapping[str, Any]
+    newest: Newest = field(default_factory=dict, repr=False)
 
     @property
     def refusing(self) -> tuple[Check, ...]:
@@ -51,7 +53,13 @@ class ArtifactVerdict:
 
 
 def conclude(
-    sheet: Sheet, *, floor: Set[str], tier: Tier, claims: Mapping[str, Any], supported: bool = True
+    sheet: Sheet,
+    *,
+    floor: Set[str],
+    tier: Tier,
+    claims: Mapping[str, Any],
+    supported: bool = True,
+    newest: Newest | None = None,
 ) -> ArtifactVerdict:
     """Accepted only if every check of `floor` passed, no written check refuses, and the tier is not `none`.
 
@@ -62,7 +70,7 @@ def conclude(
     good = all(sheet.state(check_id) == "passed" for check_id in floor) and tier != "none"
     accepted = good and bool(floor) and not any(check.refuses for check in checks)
     result: ArtifactResult = "accepted" if accepted else "refused"
-    return ArtifactVerdict(result if supported else "unsupported", tier, checks, claims)
+    return ArtifactVerdict(result if supported else "unsupported", tier, checks, claims, newest or {})
 
 
 def expected_report_data(nonce: bytes | None, report_data: bytes | None) -> bytes | None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from teehouse_core.appraise.artifacts.base import ArtifactVerdict
+from teehouse_core.appraise.newest import Newest
 from teehouse_core.appraise.policy import Policy
 from teehouse_core.errors import LocalError
 
@@ -32,19 +33,22 @@ ARTIFACTS: Final[Mapping[str, str]] = {
 """Kind of artifact to module beside this one; the words of `teehouse evidence verify --type`."""
 
 _TAKES_KIND: Final = frozenset({"nvidia"})  # modules that appraise two kinds and want to be told which
+_TAKES_NEWEST: Final = frozenset({"tdx", "snp"})
 _MISSING: Final = frozenset({"lxml-missing"})  # codes of "an optional package is not installed"
 
 
 def artifact_policy(policy: Policy, *, fresh: bool) -> Policy:
     """`policy` for one artifact by itself; the name says so in every verdict.
 
-    Reference Values that the policy lists are compared; that it lists none is no failure here, since one artifact
-    speaks for no workload. Freshness is demanded only when there is something to show it with (`fresh`).
+    Reference Values and register values that the policy lists are compared; that it lists none is no failure here,
+    since one artifact speaks for no workload. Freshness is demanded only when there is something to show it with
+    (`fresh`).
     """
     return dataclasses.replace(
         policy,
         name=f"{policy.name} (one artifact)"[:MAX_NAME],
         required_references=(),
+        tpm=dataclasses.replace(policy.tpm, references_required=False),
         freshness_required=policy.freshness_required and fresh,
     )
 
@@ -59,8 +63,11 @@ def verify(
     report_data: bytes | None = None,
     policy: Policy,
     now: int,
+    newest: Newest | None = None,
 ) -> ArtifactVerdict:
     """Appraise one artifact of `kind` (a key of `ARTIFACTS`) at `now`, under `policy` as it is.
+
+    `newest`: what the caller knows of collateral seen before; only kinds whose collateral is numbered compare with it.
 
     Raises `MalformedError` when `raw` is no such artifact, `LocalError` for an unknown kind or wrong arguments.
     """
@@ -72,6 +79,8 @@ def verify(
     except ImportError:
         return _unsupported(kind, policy, "this installation has no verifier for it", "install all of teehouse-core")
     options: dict[str, Any] = {"kind": kind} if module in _TAKES_KIND else {}
+    if newest is not None and module in _TAKES_NEWEST:
+        options["newest"] = newest
     try:
         verdict: ArtifactVerdict = found.verify_artifact(
             raw,

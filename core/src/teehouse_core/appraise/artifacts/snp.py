@@ -16,8 +16,10 @@ from typing import Any, Final
 from cryptography import x509
 
 from teehouse_core.appraise.artifacts.base import ArtifactVerdict, conclude, expected_report_data, report_data_outcome
+from teehouse_core.appraise.checks_newest import check_newest
 from teehouse_core.appraise.checks_snp import SnpFacts, check_report
 from teehouse_core.appraise.floors import COMMON, FLOOR
+from teehouse_core.appraise.newest import Newest
 from teehouse_core.appraise.policy import Policy
 from teehouse_core.appraise.roots_amd import AMD_ROOTS, AmdRoot
 from teehouse_core.appraise.sheet import Sheet, one_of
@@ -47,6 +49,7 @@ def verify_artifact(
     policy: Policy,
     now: int,
     roots: Mapping[str, AmdRoot] = AMD_ROOTS,
+    newest: Newest | None = None,
 ) -> ArtifactVerdict:
     """Appraise one report at `now` (Unix seconds).
 
@@ -66,7 +69,9 @@ def verify_artifact(
     sheet = Sheet()
     found = find_collateral(report, chain, collateral or {}, now, roots)
     facts = check_report(sheet, raw, found, policy, now, roots=roots)
-    hint = "the policy does not accept this type of platform: its field `platforms` must name it"
+    if newest is not None:
+        check_newest(sheet, facts.newest, newest, now)
+    hint = "the policy does not accept this type of platform; a policy file with platforms = ['sev-snp'] does"
     sheet.write("policy.platform", one_of("sev-snp", policy.platforms, hint))
     sheet.write("artifact.report-data", report_data_outcome(report.report_data, expected, policy))
     tier: Tier = "hardware" if roots is AMD_ROOTS else "simulated"
@@ -75,6 +80,7 @@ def verify_artifact(
         floor=_FLOOR,
         tier=tier if sheet.state("snp.chain.signatures") == "passed" else "none",
         claims=_claims(facts, raw, policy),
+        newest=facts.newest,
     )
 
 

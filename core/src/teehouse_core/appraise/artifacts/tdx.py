@@ -16,9 +16,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from teehouse_core.appraise.artifacts.base import ArtifactVerdict, conclude, expected_report_data, report_data_outcome
 from teehouse_core.appraise.catalogue import CATALOGUE
+from teehouse_core.appraise.checks_newest import check_newest
 from teehouse_core.appraise.checks_tdx import check_quote
 from teehouse_core.appraise.checks_tdx_td import SGX_CHECKS
 from teehouse_core.appraise.floors import COMMON, FLOOR
+from teehouse_core.appraise.newest import Newest
 from teehouse_core.appraise.policy import Policy
 from teehouse_core.appraise.roots import root_der
 from teehouse_core.appraise.sheet import Sheet, one_of
@@ -47,6 +49,7 @@ def verify_artifact(
     report_data: bytes | None,
     policy: Policy,
     now: int,
+    newest: Newest | None = None,
 ) -> ArtifactVerdict:
     """Appraise one quote at `now` (Unix seconds).
 
@@ -66,9 +69,11 @@ def verify_artifact(
     facts.collateral = find_collateral(collateral or {}, quote, now)
     sheet = Sheet()
     check_quote(sheet, facts, policy, now, sgx_too=True)
+    if newest is not None:
+        check_newest(sheet, facts.newest, newest, now)
     name = kind if isinstance(quote, TdQuote) else "sgx"
     allowed = tuple(p for p in policy.platforms if p != "simulated" or policy.simulated_allowed)
-    hint = "the policy does not accept this type of platform: its field `platforms` must name it"
+    hint = f"the policy does not accept this type of platform; a policy file with platforms = ['{name}'] does"
     sheet.write("policy.platform", one_of(name, allowed, hint))
     sheet.write("artifact.report-data", report_data_outcome(quote.report.report_data, expected, policy))
 
@@ -80,6 +85,7 @@ def verify_artifact(
         floor=floor,
         tier=tier if sheet.state("tdx.pck.chain") == "passed" else "none",
         claims=_claims(facts, quote, policy, ids, sheet),
+        newest=facts.newest,
     )
 
 

@@ -97,7 +97,7 @@ def verify_artifact(
     )
     facts = check_quote(sheet, evidence, policy, now, extra_data=wanted, in_bundle=False)
     allowed = tuple(p for p in policy.platforms if p != "simulated" or policy.simulated_allowed)
-    hint = "the policy does not accept this type of platform: its field `platforms` must name it"
+    hint = f"the policy does not accept this type of platform; a policy file with platforms = ['{kind}'] does"
     sheet.write("policy.platform", one_of(kind, allowed, hint))
     tier: Tier = "vtpm"
     proven = sheet.state("tpm.ak.trust") == "passed" == sheet.state("tpm.quote.signature")
