@@ -78,6 +78,25 @@ def evaluate_policy(name: str = "all-nodes", *endpoints: str) -> ReleasePolicy:
     )
 
 
+POOL_APPRAISAL = {"base": "evaluate", "doors": [], "references": {"weights_sha256": ["cc" * 32]}}
+POOL_POLICY = ReleasePolicy.build(
+    id="pool", appraisal=Policy.load(json.dumps(POOL_APPRAISAL), "json"), roles=("node",), endpoints=(ENDPOINT,)
+)
+
+
+def pool_args() -> dict[str, Any]:
+    """A pool for `ENDPOINT` over the key `pool`."""
+    return {
+        "endpoint": ENDPOINT,
+        "key": "pool",
+        "active_seconds": 60,
+        "overlap_seconds": 60,
+        "model": {"name": "tiny", "weights_sha256": "cc" * 32},
+        "software": {"release": "1", "image_sha256": "aa" * 32, "config_sha256": "bb" * 32},
+        "capabilities": {"egress": "none", "content_logging": "none", "moderation": "none"},
+    }
+
+
 class Process:
     """One command that writes a ready file; started, stopped, killed, started again."""
 

@@ -3,16 +3,14 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from support_keys import ENDPOINT, ORIGIN, Requester, World, key_args, running_world
+from support_keys import ENDPOINT, ORIGIN, POOL_POLICY, Requester, World, key_args, pool_args, running_world
 
 from teehouse_core.appraise.policy import Policy
 from teehouse_core.appraise.pool import appraise_pool
@@ -24,14 +22,9 @@ from teehouse_core.wire.canonical import b64u, encode, unb64u
 from teehouse_core.wire.keyset import Keyset, key_id
 from teehouse_core.wire.pool import SignedPool
 from teehouse_enclave.keys.algorithms import sealing_key
-from teehouse_enclave.keys.policy import ReleasePolicy
 from teehouse_enclave.keys.publish import publication_message
 
 PUBLISHER = Ed25519PrivateKey.generate()
-APPRAISAL = {"base": "evaluate", "doors": [], "references": {"weights_sha256": ["cc" * 32]}}
-POLICY = ReleasePolicy.build(
-    id="pool", appraisal=Policy.load(json.dumps(APPRAISAL), "json"), roles=("node",), endpoints=(ENDPOINT,)
-)
 
 
 @dataclass
@@ -46,21 +39,9 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     with running_world(tmp_path_factory.mktemp("pools"), publish=publish) as world:
         tenant = world.new_tenant()
         world.new_ring(tenant, "session", "session")
-        world.new_key(tenant, "session", "pool", algorithm="mlkem768x25519", policy=POLICY)
+        world.new_key(tenant, "session", "pool", algorithm="mlkem768x25519", policy=POOL_POLICY)
         world.do(tenant, "session", 2, "pool.create", pool_args())
         yield Scene(world, tenant)
-
-
-def pool_args() -> dict[str, Any]:
-    return {
-        "endpoint": ENDPOINT,
-        "key": "pool",
-        "active_seconds": 60,
-        "overlap_seconds": 60,
-        "model": {"name": "tiny", "weights_sha256": "cc" * 32},
-        "software": {"release": "1", "image_sha256": "aa" * 32, "config_sha256": "bb" * 32},
-        "capabilities": {"egress": "none", "content_logging": "none", "moderation": "none"},
-    }
 
 
 def published(world: World, tenant: str) -> bytes:
@@ -80,7 +61,7 @@ def accepted(world: World, raw: bytes) -> Keyset:
     nonce = secrets.token_bytes(32)
     with world.http() as http:
         bundle = http.get("/v1/evidence", params={"challenge": b64u(nonce)}).content
-    pool = {"release_policies": [POLICY.sha256]}
+    pool = {"release_policies": [POOL_POLICY.sha256]}
     document = {"base": "evaluate", "pool": pool, "roles": ["node", "pool"]}
     policy = Policy.load(encode(document).decode(), "json")
     return appraise_pool(raw, bundle, policy, int(time.time()), endpoint=ENDPOINT, nonce=nonce).accept().keyset

@@ -27,7 +27,7 @@ from teehouse_enclave.keys.box import Box, Root
 from teehouse_enclave.keys.codec import decode_state, encode_state
 from teehouse_enclave.keys.errors import KeysError, StorageError
 from teehouse_enclave.keys.fold import KEPT_DESTROYED, build_delta, fold
-from teehouse_enclave.keys.model import ALGORITHMS, GRACE_SECONDS, Version
+from teehouse_enclave.keys.model import ALGORITHMS, GRACE_SECONDS, MAX_VERSIONS, Version
 from teehouse_enclave.keys.vault import Vault
 
 WHERE = ("t-1", "r", "k", 1)
@@ -97,6 +97,23 @@ def test_many_rotations_leave_a_bounded_state() -> None:
     assert len(house.slots) == 1
     assert decode_state(encode_state(house.state)) == house.state
     assert len(encode_state(house.state)) < 40_000
+
+
+def test_a_crash_after_the_entry_leaves_no_slot_unknown() -> None:
+    """One entry may end as many versions as a key has: the state then names every slot that must go."""
+    house = new_house()
+    house.do("ring.create", ring_args("r"))
+    house.do("key.create", key_args("k"), ring="r")
+    for _ in range(MAX_VERSIONS - 1):
+        house.do("key.rotate", rotate_args("k", keep=True), ring="r")
+    house.do("key.destroy", {"key": "k"}, ring="r")
+    house.now += GRACE_SECONDS
+    assert house.state is not None
+    slots = set(house.slots)
+    (change,) = commands.due(house.state, house.now)
+    house.commit(change)
+    assert len(slots) == MAX_VERSIONS
+    assert set(house.state.destroyed_slots()) == slots
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

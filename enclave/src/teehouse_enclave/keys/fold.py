@@ -26,6 +26,7 @@ from teehouse_enclave.keys.model import (
     COMPAT,
     DESTROYED,
     DISABLED,
+    MAX_VERSIONS,
     SCHEDULED,
     Key,
     Ring,
@@ -37,7 +38,7 @@ from teehouse_enclave.keys.model import (
 __all__ = ["KEPT_DESTROYED", "MAX_DELTA", "CommandMark", "build_delta", "fold", "fold_all"]
 
 DELTA_VERSION: Final = "tks-delta/1"
-KEPT_DESTROYED: Final = 32  # destroyed versions that a key remembers; enough to repeat every deletion of a crash
+KEPT_DESTROYED: Final = MAX_VERSIONS  # destroyed versions that a key remembers: all that one entry may end, for a crash
 MAX_DELTA: Final = 256 * 1024  # bytes; the largest holds a policy and an RSA key
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -147,6 +147,7 @@ class Service:
         self._log_key = log_key
         self._on_event = on_event
         self._queue: asyncio.Queue[_Pending] = asyncio.Queue(self.limits.max_queue)
+        self._owed: dict[str, list[str]] = {}  # slots by log that are yet to be deleted
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._running = False
@@ -313,10 +314,20 @@ class Service:
             if book.frontier.size - book.saved >= _SNAPSHOT:
                 self._save(book)
             if draft.shred:
-                # Done again at the next start when it fails here.
-                with contextlib.suppress(StorageError):
-                    self.journal.shred(book.log, draft.shred)
+                self.owe_shred(book.log, draft.shred)
+        if any(draft.shred for draft in written):
+            self._shred()
         return adopted
+
+    def owe_shred(self, log: str, names: Sequence[str]) -> None:
+        """Slots that must go. What fails is done again with the next ones, and at the next start."""
+        self._owed.setdefault(log, []).extend(names)
+
+    def _shred(self) -> None:
+        for log, names in list(self._owed.items()):
+            with contextlib.suppress(StorageError):
+                self.journal.shred(log, names)
+                del self._owed[log]
 
     def _save(self, book: Book) -> None:
         book.saved = book.frontier.size  # also when it fails: it is tried again as much later

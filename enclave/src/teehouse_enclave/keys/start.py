@@ -12,7 +12,6 @@ Nothing here repairs anything by dropping it: a store that does not fit stops th
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -73,8 +72,10 @@ async def open_books(service: Service, log_signer: Ed25519PrivateKey) -> None:
     await _ask_ledger(service)
     for state in service.states():
         if gone := state.destroyed_slots():
-            with contextlib.suppress(StorageError):  # again at the next start
+            try:
                 await asyncio.to_thread(journal.shred, f"{_TENANT}{state.tenant}", gone)
+            except StorageError:
+                service.owe_shred(f"{_TENANT}{state.tenant}", gone)
 
 
 async def _ask_all(
