@@ -131,7 +131,8 @@ def _where(
             raise LocalError(f"cannot read {token_file}", code="file-unreadable") from None
     if url is None:
         local = _local(directory)
-        url, token = local.get("audit_url"), token or local.get("audit_token")
+        url = local.get("tenant_audit_url")  # this user's own tenant; `audit_url` is that of an existing client
+        token = token or local.get("tenant_audit_token")
         if not url:
             raise LocalError(
                 "no log is named",

@@ -44,7 +44,9 @@ def demo(
     out = Output(as_json=as_json)
     asked = (question or "").strip() or DEFAULT_QUESTION
     folder = Path(tempfile.mkdtemp(prefix="teehouse-demo-"))  # 0700
-    options = UpOptions(root=folder, port=0, proxy_port=0, engine=engine, model=model, nodes=nodes, remember=keep)
+    options = UpOptions(
+        root=folder, port=0, proxy_port=0, engine=engine, model=model, nodes=nodes, remember=keep, keys=keep
+    )
     try:
         options.check()
         return _play(options, asked, keep, out)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from teehouse.local.children import Child
 from teehouse.local.events import Reporter
+from teehouse.local.keys_plan import KEYS_PROGRAMS, KeysPlan
 from teehouse.local.layout import Layout, write_private
 from teehouse.local.model import ModelChoice, choose_model
 from teehouse.local.options import HOST, UpOptions, free_port, make_endpoint_id, need_port, node_config
@@ -34,6 +35,8 @@ class Blueprint:
         self.layout = Layout(options.root.expanduser().resolve())
         self.port, self.proxy_port = options.port, 0
         self.endpoint = self.operator_token = self.api_key = ""
+        self.fresh = False  # whether the database is new
+        self.keys: KeysPlan | None = None
         self._model: ModelChoice | None = None
 
     @property
@@ -45,7 +48,7 @@ class Blueprint:
 
     def check(self) -> None:
         """Programs and ports. Raises `LocalError` (`wheel-missing`, `port-taken`)."""
-        for program in PROGRAMS:
+        for program in (*PROGRAMS, *(KEYS_PROGRAMS if self.options.keys else ())):
             find_program(program)
         need_port(self.port, "--port")
         wish = self.options.proxy_port
@@ -62,7 +65,8 @@ class Blueprint:
 
     def identify(self) -> None:
         """Endpoint and secrets, of the last run in this folder or new. A key of a lost database is dropped."""
-        layout, fresh = self.layout, not self.layout.database.exists()
+        layout, self.fresh = self.layout, not self.layout.database.exists()
+        fresh = self.fresh
         self.endpoint = (None if fresh else layout.secret("endpoint")) or make_endpoint_id()
         layout.keep_secret("endpoint", self.endpoint)
         self.operator_token = layout.secret("operator_token") or f"th-op-{secrets.token_urlsafe(32)}"
@@ -93,7 +97,11 @@ class Blueprint:
             weights_sha256=self.model.weights_sha256,
             model=self.model.name,
         )
-        write_private(self.layout.policy, policy_text(values))
+        expected = None
+        if self.options.keys:
+            self.keys = KeysPlan(self.layout, release, image)
+            expected = self.keys.prepare()
+        write_private(self.layout.policy, policy_text(values, expected))
         return children
 
     def migrate(self) -> list[str]:

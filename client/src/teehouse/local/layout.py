@@ -69,6 +69,11 @@ class Layout:
         return self.root / "secrets"
 
     @property
+    def keys(self) -> Path:
+        """What the SIMULATED key service and its witness keep."""
+        return self.root / "keys"
+
+    @property
     def run(self) -> Path:
         """Node configurations and ready files of this run."""
         return self.root / "run"
@@ -94,13 +99,13 @@ class Layout:
     def create(self) -> None:
         """Make the folders. Raises `LocalError` (`dir-unusable`, `dir-not-private`)."""
         try:
-            for folder in (self.root, self.logs, self.secrets, self.run):
+            for folder in (self.root, self.logs, self.secrets, self.run, self.keys):
                 folder.mkdir(mode=0o700, parents=folder is self.root, exist_ok=True)
             if self.root.stat().st_uid != os.getuid():
                 raise LocalError(
                     f"{self.root} belongs to somebody else", code="dir-not-private", hint="choose a folder of your own"
                 )
-            for folder in (self.root, self.logs, self.secrets, self.run):
+            for folder in (self.root, self.logs, self.secrets, self.run, self.keys):
                 if stat.S_IMODE(folder.stat().st_mode) != 0o700:
                     folder.chmod(0o700)
         except OSError as exc:

@@ -64,3 +64,11 @@ class Operator:
         if not isinstance(key, str):
             raise OperatorError("the gateway made no key", code="gateway-refused", hint="see logs/cloud.log")
         return key
+
+    def create_ledger_token(self, kind: str, log: str, label: str) -> str:
+        """A new ledger token, `writer` or `audit`; the gateway shows it this once."""
+        answer = self._call("POST", "/api/v1/ledger/tokens", {"kind": kind, "log": log, "label": label})
+        token = answer.get("token") if isinstance(answer, dict) else None
+        if not isinstance(token, str):
+            raise OperatorError("the gateway made no token", code="gateway-refused", hint="see logs/cloud.log")
+        return token

@@ -20,7 +20,15 @@ from teehouse.local.programs import child_environment, find_program, wheel_folde
 from teehouse_core.errors import LocalError
 from teehouse_core.evidence.replay import event_digest, replay, workload_events
 
-__all__ = ["ECHO_WEIGHTS_SHA256", "ReferenceValues", "config_digest", "file_sha256", "image_digest", "policy_text"]
+__all__ = [
+    "ECHO_WEIGHTS_SHA256",
+    "KeyServiceValues",
+    "ReferenceValues",
+    "config_digest",
+    "file_sha256",
+    "image_digest",
+    "policy_text",
+]
 
 MEASURED_PACKAGES: Final = ("teehouse_core", "teehouse_enclave")
 # The echo engine has no weights; a digest must stand in the keyset, and this one is of a sentence that says so.
@@ -56,6 +64,20 @@ class ReferenceValues:
             model=self.model,
         )
         return replay(event_digest(event, content) for event, content in events).hex()
+
+
+@dataclass(frozen=True, slots=True)
+class KeyServiceValues:
+    """What the key service of this platform must have measured; it has no model."""
+
+    release: str
+    image_sha256: str
+    config_sha256: str
+
+    @property
+    def rtmr3(self) -> str:
+        """As of `ReferenceValues`."""
+        return ReferenceValues(self.release, self.image_sha256, self.config_sha256, "", "").rtmr3
 
 
 def file_sha256(path: Path) -> str:
@@ -103,7 +125,7 @@ def config_digest(config_file: Path) -> str:
     return str(digest)
 
 
-def policy_text(values: ReferenceValues) -> str:
+def policy_text(values: ReferenceValues, keys: KeyServiceValues | None = None) -> str:
     """A policy file: `evaluate`, which a person chose by starting a simulated platform, with everything pinned."""
     registers = "\n".join(f'{name} = ["{value}"]' for name, value in _SIMULATED.items())
     return f"""\
@@ -124,4 +146,18 @@ release = [{json.dumps(values.release)}]
 image_sha256 = ["{values.image_sha256}"]
 config_sha256 = ["{values.config_sha256}"]
 weights_sha256 = ["{values.weights_sha256}"]
+""" + (_keys_text(keys, registers) if keys is not None else "")
+
+
+def _keys_text(values: KeyServiceValues, registers: str) -> str:
+    return f"""
+[pool]
+references_required = true
+
+[key_service]
+{registers}
+rtmr3 = ["{values.rtmr3}"]
+release = [{json.dumps(values.release)}]
+image_sha256 = ["{values.image_sha256}"]
+config_sha256 = ["{values.config_sha256}"]
 """

@@ -33,6 +33,7 @@ from teehouse.local.options import UpOptions
 from teehouse.local.probe import probe
 from teehouse.local.programs import child_environment
 from teehouse.local.state import forget, remember
+from teehouse_core.appraise.policy import Policy
 from teehouse_core.errors import OperatorError, TeehouseError
 
 __all__ = ["Stopped", "Supervisor"]
@@ -62,6 +63,7 @@ class Supervisor:
         self._interruptible = False
         self._nodes: list[Child] = []
         self._cloud: Child | None = None
+        self._keys: list[Child] = []  # witness and key service
         self._proxy: Child | None = None
         self._operator: Operator | None = None
         self._registered: dict[str, str] = {}
@@ -153,8 +155,10 @@ class Supervisor:
         self._cloud.start()
         self._until(self._admitted)
         say.end("gateway", f"gateway listens on {plan.gateway}")
+        self._start_keys()
         self._proxy = plan.proxy()
         self._proxy.start()
+        self._settle_keys()
         self._until(lambda: len(self._registered) == len(self._nodes))
         say.end("nodes", f"{_count(len(self._nodes))} with {plan.model.name} on SIMULATED hardware")
         say.begin("check", "one verified, sealed request through everything")
@@ -181,6 +185,28 @@ class Supervisor:
                 process.wait()
         if process.returncode:
             raise OperatorError(failure, code="child-start", hint=last_words(log) or None)
+
+    def _start_keys(self) -> None:
+        """Witness and key service, whose ledger is the gateway."""
+        if self._plan.keys is None or self._operator is None:
+            return
+        self._say.begin("keys", "key service and witness start")
+        witness = self._plan.keys.witness()
+        service = self._plan.keys.service(self._plan.gateway, self._operator, fresh=self._plan.fresh)
+        self._keys = [witness, service]
+        for child in self._keys:
+            child.start()
+
+    def _settle_keys(self) -> None:
+        """Once the key service answers: this user's tenant, and who reads the logs."""
+        keys = self._plan.keys
+        if keys is None or self._operator is None:
+            return
+        self._until(lambda: all(child.ready is not None for child in self._keys))
+        policy = Policy.load(self.layout.policy.read_text(encoding="utf-8"), "toml")
+        with self.interruptible():
+            keys.settle(policy, self._operator, fresh=self._plan.fresh)
+        self._say.end("keys", f"key service on {keys.url}, its evidence accepted")
 
     def _admitted(self) -> bool:
         """Once the gateway answers: make endpoint and key, forget nodes of an earlier run that are no more."""
@@ -225,7 +251,11 @@ class Supervisor:
     # ── watch ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _children(self) -> list[Child]:
-        return [child for child in (self._cloud, self._proxy, *self._nodes) if child is not None and child.lives]
+        return [
+            child
+            for child in (self._cloud, *self._keys, self._proxy, *self._nodes)
+            if child is not None and child.lives
+        ]
 
     def _watch(self, *, starting: bool = False) -> None:
         changed = False
@@ -278,6 +308,7 @@ class Supervisor:
             "model": plan.model.name,
             "engine": self._options.engine,
             "tier": "simulated",
+            **(plan.keys.state(plan.gateway) if plan.keys is not None else {}),
         }
         text = json.dumps(self._state, indent=2) + "\n"
         write_private(self.layout.state, text)
@@ -295,7 +326,7 @@ class Supervisor:
         """Stop what was started: first who takes requests, last who answers them. One more signal skips the waiting."""
         self._withdraw()
         before = self._signals
-        for group in ([self._proxy], [self._cloud], self._nodes):
+        for group in ([self._proxy], self._keys[1:], [self._cloud], [*self._keys[:1], *self._nodes]):
             children = [child for child in group if child is not None and child.lives]
             for child in children:
                 child.terminate()
