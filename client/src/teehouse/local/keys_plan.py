@@ -22,7 +22,7 @@ from teehouse.keys.service import KeyService
 from teehouse.local.children import Child
 from teehouse.local.layout import Layout, write_private
 from teehouse.local.operator_api import Operator
-from teehouse.local.options import HOST, take_port
+from teehouse.local.options import HOST
 from teehouse.local.programs import child_environment, find_program, launch_command
 from teehouse.local.reference import KeyServiceValues
 from teehouse_core.appraise.policy import Policy
@@ -33,7 +33,7 @@ from teehouse_core.seal.commands import sign_command
 from teehouse_core.wire.commands import AdminSet, Command, CommandRequest
 from teehouse_core.wire.labels import hash_label
 
-__all__ = ["KEYS_PROGRAMS", "POLICY_ID", "KeysPlan"]
+__all__ = ["KEYS_PROGRAMS", "POLICY_ID", "KeysPlan", "port_of"]
 
 KEYS_PROGRAMS: Final = ("teehouse-keys", "teehouse-witness")
 ORIGIN: Final = "keys.local.teehouse"
@@ -57,8 +57,8 @@ class KeysPlan:
         self._layout = layout
         self._release, self._image = release, image_sha256
         self._folder = layout.keys
-        self._port, self._witness_port = take_port(), take_port()
-        self._vkey = self._log_key = ""
+        self._port = self._witness_port = 0  # 0: any; then the one it had, so that a restart comes back there
+        self._vkey = self._log_key = self._gateway = self._writer = ""
         self._pairs: dict[str, _Pair] = {}
         self._tenant = ""
         self._tokens: dict[str, str] = {}
@@ -102,24 +102,28 @@ class KeysPlan:
         """It knows every log of this service by the one key."""
         ready = self._layout.run / "witness.ready.json"
         vkey = VerifierKey.parse(self._log_key)
-        arguments = (
-            *("serve", "--key", str(self._folder / "witness.key"), "--state", str(self._folder / "witness.db")),
-            *("--listen", f"{HOST}:{self._witness_port}", "--log-prefix", f"{ORIGIN}={vkey.text}"),
-            *("--ready-file", str(ready)),
-        )
-        return Child(
-            "witness",
-            lambda: launch_command(find_program("teehouse-witness"), *arguments),
-            self._layout.log("witness"),
-            ready,
-        )
 
-    def service(self, gateway: str, operator: Operator, *, fresh: bool) -> Child:
-        """The key service; `fresh` when the ledger's database is new, so that old tokens are void."""
+        def command() -> list[str]:
+            return launch_command(
+                find_program("teehouse-witness"),
+                *("serve", "--key", str(self._folder / "witness.key"), "--state", str(self._folder / "witness.db")),
+                *("--listen", f"{HOST}:{self._witness_port}", "--log-prefix", f"{ORIGIN}={vkey.text}"),
+                *("--ready-file", str(ready)),
+            )
+
+        return Child("witness", command, self._layout.log("witness"), ready)
+
+    def service(self, witness: Mapping[str, Any], gateway: str, operator: Operator, *, fresh: bool) -> Child:
+        """The key service; `witness` is what the witness's ready file says.
+
+        `fresh`: the ledger's database is new, so old tokens are void.
+        """
+        self._witness_port = port_of(witness)
         token = None if fresh else self._layout.secret("ledger_writer")
         if token is None:
             token = operator.create_ledger_token("writer", "*", "teehouse-keys")
             self._layout.keep_secret("ledger_writer", token)
+        self._gateway, self._writer = gateway, token
         self._write_config(gateway, token)
         return Child(
             "keys",
@@ -130,8 +134,13 @@ class KeysPlan:
 
     # ── once it answers ──────────────────────────────────────────────────────────────────────────────────────────
 
-    def settle(self, policy: Policy, operator: Operator, *, fresh: bool) -> None:
-        """Make this user's tenant and the tokens that read its logs, once. Raises `TeehouseError`."""
+    def settle(self, service: Mapping[str, Any], policy: Policy, operator: Operator, *, fresh: bool) -> None:
+        """Make this user's tenant and the tokens that read its logs, once. Raises `TeehouseError`.
+
+        `service` is what the key service's ready file says.
+        """
+        self._port = port_of(service)
+        self._write_config(self._gateway, self._writer)
         admin = self._admin_file
         if not admin.exists():
             create_admin_key(admin)
@@ -140,9 +149,9 @@ class KeysPlan:
         if not self._tenant:
             key = load_admin_key(admin)
             operation = create_tenant(AdminSet(1, (admin_of(key, "local"),)), {})
-            with KeyService(self.url, policy) as service:
-                raw = service.command(operation.tenant, "", 1, operation.op, operation.args)
-                service.send(CommandRequest(Command.parse(raw), (sign_command(raw, key),)))
+            with KeyService(self.url, policy) as opened:
+                raw = opened.command(operation.tenant, "", 1, operation.op, operation.args)
+                opened.send(CommandRequest(Command.parse(raw), (sign_command(raw, key),)))
             self._tenant = operation.tenant
             self._layout.keep_secret("tks_tenant", self._tenant)
         for name, tenant in (("audit_token", _compat_tenant(ACCOUNTS[0])), ("tenant_audit_token", self._tenant)):
@@ -252,6 +261,11 @@ class KeysPlan:
             "witnesses": [{"vkey": self._vkey, "operator": OPERATOR}],
         }
         write_private(self._pins, json.dumps(document, indent=2) + "\n")
+
+
+def port_of(ready: Mapping[str, Any]) -> int:
+    """The port of the address in a ready file."""
+    return int(str(ready["url"]).rsplit(":", 1)[1])
 
 
 def _compat_tenant(account: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from teehouse_core.errors import LocalError
 
-__all__ = ["ENGINES", "HOST", "UpOptions", "free_port", "make_endpoint_id", "need_port", "node_config", "take_port"]
+__all__ = ["ENGINES", "HOST", "UpOptions", "free_port", "make_endpoint_id", "need_port", "node_config"]
 
 ENGINES: Final = ("llamacpp", "echo")
 HOST: Final = "127.0.0.1"  # a local platform is nobody else's
@@ -65,13 +65,6 @@ def free_port(port: int) -> bool:
         except OSError:
             return False
     return True
-
-
-def take_port() -> int:
-    """A loopback port that is free now."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 def need_port(port: int, flag: str) -> None:

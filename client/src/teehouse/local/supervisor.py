@@ -25,6 +25,7 @@ from typing import Any, Final
 from teehouse.local.blueprint import Blueprint
 from teehouse.local.children import Child, last_words
 from teehouse.local.events import Reporter
+from teehouse.local.keys_plan import port_of
 from teehouse.local.layout import Layout, write_private
 from teehouse.local.lock import DirLock
 from teehouse.local.model import ModelChoice
@@ -187,25 +188,29 @@ class Supervisor:
             raise OperatorError(failure, code="child-start", hint=last_words(log) or None)
 
     def _start_keys(self) -> None:
-        """Witness and key service, whose ledger is the gateway."""
-        if self._plan.keys is None or self._operator is None:
+        """Witness, then key service: it is told where the witness is, and its ledger is the gateway."""
+        keys, operator = self._plan.keys, self._operator
+        if keys is None or operator is None:
             return
         self._say.begin("keys", "key service and witness start")
-        witness = self._plan.keys.witness()
-        service = self._plan.keys.service(self._plan.gateway, self._operator, fresh=self._plan.fresh)
+        witness = keys.witness()
+        self._keys = [witness]
+        witness.start()
+        self._until(lambda: witness.ready is not None)
+        service = keys.service(witness.ready or {}, self._plan.gateway, operator, fresh=self._plan.fresh)
         self._keys = [witness, service]
-        for child in self._keys:
-            child.start()
+        service.start()
 
     def _settle_keys(self) -> None:
         """Once the key service answers: this user's tenant, and who reads the logs."""
-        keys = self._plan.keys
-        if keys is None or self._operator is None:
+        keys, operator = self._plan.keys, self._operator
+        if keys is None or operator is None:
             return
-        self._until(lambda: all(child.ready is not None for child in self._keys))
+        service = self._keys[-1]
+        self._until(lambda: service.ready is not None)
         policy = Policy.load(self.layout.policy.read_text(encoding="utf-8"), "toml")
         with self.interruptible():
-            keys.settle(policy, self._operator, fresh=self._plan.fresh)
+            keys.settle(service.ready or {}, policy, operator, fresh=self._plan.fresh)
         self._say.end("keys", f"key service on {keys.url}, its evidence accepted")
 
     def _admitted(self) -> bool:
@@ -213,7 +218,7 @@ class Supervisor:
         plan = self._plan
         if self._cloud is None or self._cloud.ready is None:
             return False
-        plan.port = _port_of(self._cloud.ready)  # a restart must come back where clients look for it
+        plan.port = port_of(self._cloud.ready)  # a restart must come back where clients look for it
         operator = Operator(plan.gateway, plan.operator_token)
         operator.put_endpoint(plan.endpoint, "demo")
         names = {node.name for node in self._nodes}
@@ -231,7 +236,7 @@ class Supervisor:
         plan = self._plan
         if self._proxy is None or self._proxy.ready is None:
             return False
-        plan.proxy_port = _port_of(self._proxy.ready)
+        plan.proxy_port = port_of(self._proxy.ready)
         with self.interruptible():
             return probe(plan.proxy_url, plan.proxy_token, plan.model.name)
 
@@ -342,10 +347,6 @@ class Supervisor:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._lock.__exit__(None, None, None)
-
-
-def _port_of(ready: dict[str, Any]) -> int:
-    return int(str(ready["url"]).rsplit(":", 1)[1])
 
 
 def _count(nodes: int) -> str:
