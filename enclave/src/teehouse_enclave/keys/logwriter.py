@@ -91,6 +91,7 @@ class LogWriter:
         self.published = -1  # size under the newest published checkpoint; -1: not known since this start
         self.note = b""
         self.rounds = 0
+        self._opened = tree.size
         self._key = key
         self._journal = journal
         self._outside = outside
@@ -111,6 +112,11 @@ class LogWriter:
     def backlog(self) -> int:
         """Entries that no published checkpoint covers yet."""
         return self.tree.size - max(self.published, 0)
+
+    @property
+    def unsent(self) -> int:
+        """Entries of this start that no published checkpoint covers: a long log is no backlog when it is opened."""
+        return self.tree.size - max(self.published, self._opened)
 
     @property
     def waiting(self) -> int:
@@ -142,7 +148,7 @@ class LogWriter:
                 await self._wake.wait()
                 self._wake.clear()
                 size = self.tree.size
-                if size == self.published and not self._waiting:
+                if size in (0, self.published) and not self._waiting:  # an empty log has nothing to bring out
                     continue
                 try:
                     await self._round(size)

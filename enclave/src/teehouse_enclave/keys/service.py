@@ -53,7 +53,7 @@ class ServiceLimits:
 
     max_tenants: int = 10_000  # each has a log, a task and a state in memory
     max_queue: int = 4096  # proposals waiting; more are refused as over-limit
-    max_backlog: int = 4096  # entries of a log that no published checkpoint covers
+    max_backlog: int = 4096  # new entries of a log that no published checkpoint covers
     commit_timeout: float = 15.0  # seconds that a caller waits for the quorum
 
 
@@ -202,7 +202,7 @@ class Service:
             raise unavailable("stopping")
         if writer is not None and writer.stalled:
             raise unavailable(writer.stalled)  # nothing is journaled that could not be sent anyway
-        if writer is not None and writer.backlog >= self.limits.max_backlog:
+        if writer is not None and writer.unsent >= self.limits.max_backlog:
             raise KeysError("over-limit", "too many entries wait for the witnesses", hint="try again in a moment")
         pending = _Pending(log, tenant, propose, asyncio.get_running_loop().create_future())
         try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A slot whose deletion failed is deleted later: with the next deletion, or at the next start."""
+"""What a service goes on with after a failure or a restart: deletions that are owed, and a log that is long."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from teehouse_core.log.quorum import WitnessPolicy
 from teehouse_enclave.keys import journal_sqlite
 from teehouse_enclave.keys.box import Box, Root
 from teehouse_enclave.keys.commands import Tools, authorise
-from teehouse_enclave.keys.journal import tenant_log
+from teehouse_enclave.keys.errors import KeysError
+from teehouse_enclave.keys.journal import PUBLIC_LOG, tenant_log
 from teehouse_enclave.keys.journal_sqlite import SqliteJournal
 from teehouse_enclave.keys.logwriter import Outside
 from teehouse_enclave.keys.main import _first_due
 from teehouse_enclave.keys.model import GRACE_SECONDS, Change, State
-from teehouse_enclave.keys.service import Service
+from teehouse_enclave.keys.service import Service, ServiceLimits
 from teehouse_enclave.keys.start import log_key_of, open_books
 from teehouse_enclave.keys.vault import Vault
 
@@ -34,14 +35,28 @@ NOW = 1_790_000_000
 ROOT = Root(secrets.token_bytes(32))
 
 
+class GatedLedger(ListLedger):
+    """Publishes while `open` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def publish(self, log: str, note: bytes) -> None:
+        await self.open.wait()
+
+
 @dataclass
 class Scene:
     """A service over the journal in `folder`; `later` are seconds that were let pass."""
 
     folder: Path
-    ledger: ListLedger = field(default_factory=ListLedger)
+    ledger: GatedLedger = field(default_factory=GatedLedger)
     house: House = field(default_factory=new_house)
     later: int = 0
+    limits: ServiceLimits = field(default_factory=ServiceLimits)
+    events: list[tuple[str, str, str]] = field(default_factory=list)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Service]:
@@ -49,7 +64,14 @@ class Scene:
         outside = Outside(self.ledger, {}, WitnessPolicy.none())
         key = log_key_of(ROOT)
         self.service = Service(
-            origin="tks", journal=journal, box=Box(ROOT), log_key=key, outside=outside, now=lambda: NOW + self.later
+            origin="tks",
+            journal=journal,
+            box=Box(ROOT),
+            log_key=key,
+            outside=outside,
+            now=lambda: NOW + self.later,
+            limits=self.limits,
+            on_event=lambda *event: self.events.append(event),
         )
         await open_books(self.service, key)
         line = asyncio.create_task(self.service.run())
@@ -126,3 +148,35 @@ async def test_a_deletion_that_failed_is_done_again(
         async with scene.running():
             assert slots[0] not in scene.files()
             assert slots[1] in scene.files()
+
+
+async def test_a_long_log_is_no_backlog(tmp_path: Path) -> None:
+    """Until its first checkpoint after a start a service does not know what of a log is out; callers need not wait."""
+    scene = Scene(tmp_path, limits=ServiceLimits(max_backlog=3))
+    async with scene.running():
+        await scene.do("tenant.create", tenant_args(), seq=1)
+        await scene.do("ring.create", ring_args("data"))
+        for at in range(4):
+            await scene.do("key.create", key_args(f"k{at}"), "data")
+    async with scene.running() as service:
+        await scene.do("key.create", key_args("at-once"), "data")
+        assert service.writers[tenant_log(scene.house.tenant)].backlog == 0
+        scene.ledger.open.clear()
+        waiting = []
+        for at in range(3):
+            waiting.append(asyncio.create_task(scene.do("key.create", key_args(f"w{at}"), "data")))
+            while service.journaled < at + 2:
+                await asyncio.sleep(0.001)
+        with pytest.raises(KeysError) as refused:
+            await scene.do("key.create", key_args("too-many"), "data")
+        assert refused.value.code == "over-limit"
+        scene.ledger.open.set()
+        await asyncio.gather(*waiting)
+
+
+async def test_an_empty_log_is_not_brought_out(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    async with scene.running() as service:
+        await asyncio.sleep(0.1)
+        assert scene.events == []
+        assert service.writers[PUBLIC_LOG].rounds == 0
