@@ -160,6 +160,7 @@ class World:
     publish: dict[str, Any] = field(default_factory=dict)
     database: str = ""
     keys_command: list[str] = field(default_factory=lambda: python("teehouse_enclave.keys.main"))
+    own_bytecode: bool = True  # compile every module anew in `folder`; a bench has no time for that
     keys_url: str = ""
     witnesses: list[Process] = field(default_factory=list)
     vkeys: list[VerifierKey] = field(default_factory=list)
@@ -168,7 +169,8 @@ class World:
     def __post_init__(self) -> None:
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith("TEEHOUSE_")}
         self.environment.pop("PYTHONDONTWRITEBYTECODE", None)
-        self.environment["PYTHONPYCACHEPREFIX"] = str(self.folder / "pycache")
+        if self.own_bytecode:
+            self.environment["PYTHONPYCACHEPREFIX"] = str(self.folder / "pycache")
         self.ledger_port = free_port()
         self.database = self.database or f"sqlite:///{self.folder}/ledger.db"
         run = [*python("teehouse_cloud.main")]

@@ -16,6 +16,7 @@ _TITLES = {
     "seal": ("The sealed/1 machine beside bare library calls", "sealed/1", "bare"),
     "verify": ("Appraisal beside bare dcap-qvl and bare signature checks", "appraisal", "bare"),
     "weights": ("Model weights beside `openssl speed`, SHA-256 and a copy", "teehouse", "beside"),
+    "keys": ("The key service and its log, beside bare databases, bare hashes, or less of the same", "ours", "beside"),
 }
 
 

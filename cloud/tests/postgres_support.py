@@ -11,6 +11,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def programs() -> Path:
 class PostgresServer:
     """One running cluster. As root it runs under another user, since PostgreSQL refuses root."""
 
-    def __init__(self) -> None:
+    def __init__(self, options: Sequence[str] = OPTIONS) -> None:
         where = programs()
         # short, and below /tmp: a socket path has 107 characters at most, and the other user must be able to reach it
         self.folder = Path(tempfile.mkdtemp(prefix="th-pg-", dir="/tmp"))
@@ -54,10 +55,10 @@ class PostgresServer:
             timeout=60,
             **self._as,
         )
-        options = [word for option in OPTIONS for word in ("-c", option)]
+        settings = [word for option in options for word in ("-c", option)]
         self._log = (self.folder / "log").open("wb")
         self._process = subprocess.Popen(
-            [where / "postgres", "-D", data, "-k", self.folder, *options],
+            [where / "postgres", "-D", data, "-k", self.folder, *settings],
             stdout=self._log,
             stderr=self._log,
             **self._as,

@@ -85,6 +85,29 @@ def test_paced_streams(tmp_path: Path) -> None:
                 assert 1 < one["rate_p50"] < 60
 
 
+@pytest.mark.slow
+def test_keys(tmp_path: Path) -> None:
+    document = bench("keys", tmp_path)
+    cases = {case["name"]: case for case in document["cases"]}
+    releases = cases.pop("releases, 4 requesters at once beside one")
+    check_case(releases, 2, {"many", "one"})
+    assert all(one["releases"] > 0 and one["checkpoints"] > 0 for one in releases["rounds"])
+    log = cases.pop("log of 2,000 entries")
+    check_case(log, 1, {"small", "large"})
+    assert [one["entries"] for one in log["rounds"]] == [20, 2000]
+    assert all(one[f"{who}_peak"] > 2**20 for one in log["rounds"] for who in ("ledger", "export", "verify"))
+    check_proofs = cases.pop("proofs in a log of 2,000 entries")
+    assert len(check_proofs["rounds"]) == 2 * 2 * 3
+    assert all(1 < one["microseconds"] < 1e6 for one in check_proofs["rounds"])
+    for case in cases.values():
+        if case["name"] == "appends to PostgreSQL":
+            assert case["skipped"] == "missing program: postgres"
+            continue
+        sqlite = case["settings"]["database"] == "SQLite"
+        check_case(case, 2, {"journal", "ledger", "bare"} if sqlite else {"ledger", "bare"})
+        assert all(one["per_second"] > 0 for one in case["rounds"])
+
+
 @pytest.mark.model
 @pytest.mark.slow
 def test_real_model(tmp_path: Path) -> None:
