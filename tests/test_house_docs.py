@@ -15,7 +15,12 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ["README.md", "README.zh.md", "docs/en/quickstart.md", "docs/zh/quickstart.md", "ARCHITECTURE.md", "TRUST.md"]
 PAGES += ["SECURITY.md", "CONTRIBUTING.md"]
-WORDS = r"(?:report|evidence|collateral|config) [a-z]+|[a-z]+"  # a command, some of which have a verb behind the noun
+PAGES += [
+    f"docs/{language}/{page}.md" for language in ("en", "zh") for page in ("keys", "audit", "verify", "model-weights")
+]
+# a command, some of which have a verb behind the noun, or behind two
+WORDS = r"keys (?:admin|tenant|ring|policy|pool) [a-z]+|"
+WORDS += r"(?:report|evidence|collateral|config|keys|audit|model) [a-z-]+|[a-z]+"
 
 
 def text_of(page: str) -> str:
@@ -29,7 +34,7 @@ def typed_commands() -> dict[str, set[str]]:
         for line in text_of(page).splitlines():
             if "planned" in line:
                 continue
-            for command, rest in re.findall(rf"(?:`|\$ \.venv/bin/)teehouse ({WORDS})((?: [^`#\n]*)?)", line):
+            for command, rest in re.findall(rf"(?:`|^|\$ \.venv/bin/)teehouse ({WORDS})((?: [^`#\n]*)?)", line):
                 found.setdefault(command, set()).update(re.findall(r"--[a-z-]+", rest))
     return found
 
