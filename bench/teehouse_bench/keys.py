@@ -29,7 +29,6 @@ ENDS_BY_ITSELF = 600.0  # seconds
 def run_keys(result: Result, budget: Budget, *, quick: bool, tiny: bool) -> None:
     """Releases, appends, proofs, and with all the time that is left a whole log."""
     rounds = 2 if tiny else 3
-    few = Budget(ENDS_BY_ITSELF) if tiny else budget.part(1 - LOG_SHARE)
     requesters = 4 if tiny else 32
     seconds = 0.4 if tiny else 1.5 if quick else 4.0
     sizes = (1, 16) if tiny else (1, 16, 256)
@@ -39,6 +38,7 @@ def run_keys(result: Result, budget: Budget, *, quick: bool, tiny: bool) -> None
         world = support("support_keys").World(Path(folder), own_bytecode=False)
         try:
             world.start()
+            few = Budget(ENDS_BY_ITSELF) if tiny else budget.part(0.5 if quick else 1 - LOG_SHARE)
             measure_releases(result, few, world, rounds=rounds, requesters=requesters, seconds=seconds)
             for process in (world.keys, *world.witnesses):
                 process.kill()
