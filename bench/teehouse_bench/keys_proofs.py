@@ -95,7 +95,7 @@ def measure_proofs(result: Result, budget: Budget, *, rounds: int, size: int, pr
         _inclusion(case, budget, tree, rounds, proofs)
         _consistency(case, budget, tree, rounds, proofs)
         _alone(case, budget, tree, signer, rounds, proofs)
-        case.notes.append("CPU time; beside it: SHA-256 of as many pairs of hashes at most, and the two signatures where told")
+        case.notes.append("CPU time; beside it: SHA-256 of as many pairs of hashes or more, and the two signatures")
 
     result.run(f"proofs in a log of {size:,} entries", {"entries": size, "proofs": proofs}, measure)
 
