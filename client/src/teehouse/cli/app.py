@@ -14,6 +14,7 @@ from teehouse.cli import (
     evidence_commands,
     keys_admin_commands,
     keys_commands,
+    keys_dryrun_command,
     local_commands,
     model_commands,
     models_command,
@@ -91,6 +92,7 @@ keys.command("enable")(keys_commands.enable)
 keys.command("destroy")(keys_commands.destroy)
 keys.command("cancel-destroy")(keys_commands.cancel_destroy)
 keys.command("export")(keys_commands.export)
+keys.command("dry-run")(keys_dryrun_command.dry_run)
 keys.command("approve")(keys_admin_commands.approve)
 keys.command("send")(keys_admin_commands.send)
 keys_admin = typer.Typer(help="Your own admin keys, files on this machine.", no_args_is_help=True)

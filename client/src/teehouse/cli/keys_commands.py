@@ -27,6 +27,7 @@ from teehouse.cli.keys_session import (
 from teehouse.cli.offline import read_bytes, stamp, write_bytes
 from teehouse.cli.options import Json
 from teehouse.cli.output import Output, safe
+from teehouse.cli.release_file import MAX_POLICY_FILE, read_release
 from teehouse_core.errors import LocalError, MalformedError
 
 __all__ = [
@@ -47,7 +48,6 @@ __all__ = [
 ]
 
 MAX_KEY_FILE: Final = 16 * 1024  # bytes
-MAX_POLICY_FILE: Final = 64 * 1024
 SUITE: Final = "mlkem768x25519-hkdfsha256-aes256gcm"
 
 Ring = Annotated[str, typer.Argument(metavar="RING")]
@@ -73,8 +73,9 @@ def show(
     """Show your tenant: rings, keys, versions, pools. Only one of its admins can."""
     out = Output(as_json=as_json)
     where = choose(service, tenant, admins, policy)
+    tenant_of, signer = where.need_tenant(), where.signers()[0]
     with where.open() as opened:
-        state = opened.read(where.need_tenant(), where.keys()[0])
+        state = opened.read(tenant_of, signer.key)
     if as_json:
         out.json({"version": 1, **state})
         return exits.OK
@@ -131,7 +132,7 @@ def create(
     """Make a key inside the service."""
     from teehouse.keys.operations import create_key, parse_labels
 
-    text, labels = _release(release), parse_labels(label or [])
+    text, labels = read_release(release) if release else b"", parse_labels(label or [])
     return carry_out(
         choose(service, tenant, admins, policy),
         lambda _: create_key(ring, key, algorithm, text, exportable=exportable, labels=labels),
@@ -161,7 +162,7 @@ def import_(
     from teehouse.keys.material import read_material
     from teehouse.keys.operations import Operation, Sealing, import_key, parse_labels
 
-    text, labels = _release(release), parse_labels(label or [])
+    text, labels = read_release(release) if release else b"", parse_labels(label or [])
     data, public = read_material(algorithm, read_bytes(file, MAX_KEY_FILE))
 
     def build(context: Context) -> Operation:
@@ -229,9 +230,16 @@ def policy_new(
     from teehouse_core.appraise.release_policy import ReleasePolicy
 
     out = Output(as_json=as_json)
+    if not name:
+        raise LocalError("a release policy has a name", code="release-policy", hint="--name")
     made = ReleasePolicy(id=name, appraisal=policy_of(appraisal), endpoints=tuple(endpoint or ()), grant_seconds=grant)
-    raw = made.encode()
-    ReleasePolicy.parse(raw)
+    try:
+        raw = made.encode()
+        ReleasePolicy.parse(raw)
+    except MalformedError as error:
+        raise LocalError(error.message, code="release-policy", hint="--endpoint ep-… or '*', --name a word") from None
+    if len(raw) > MAX_POLICY_FILE:
+        raise LocalError(f"a release policy has at most {MAX_POLICY_FILE} bytes", code="release-policy")
     write_bytes(output, raw)
     if as_json:
         out.json({"version": 1, "file": str(output), "policy_sha256": made.sha256})
@@ -257,15 +265,16 @@ def policy_show(
 
     out = Output(as_json=as_json)
     where = choose(service, tenant, admins, policy)
+    tenant_of, signer = where.need_tenant(), where.signers()[0]
     with where.open() as opened:
-        found = Context(opened, where.need_tenant(), opened.read(where.need_tenant(), where.keys()[0])).key(ring, key)
+        found = Context(opened, tenant_of, opened.read(tenant_of, signer.key)).key(ring, key)
     raw = unb64u(str(found.get("policy", "")))
     if output is not None:
         write_bytes(output, raw)
     if as_json:
         out.json({"version": 1, "policy_sha256": found.get("policy_sha256"), "policy": raw.decode("ascii", "replace")})
     elif output is None:
-        out.show(safe(raw.decode("ascii", "replace")))
+        out.data.print(Text(safe(raw.decode("ascii", "replace"))), soft_wrap=True)
     return exits.OK
 
 
@@ -284,7 +293,7 @@ def policy_set(
     """Give a key another release policy. A session key also gets a new version."""
     from teehouse.keys.operations import set_policy
 
-    text = _release(release)
+    text = read_release(release)
     where = choose(service, tenant, admins, policy)
     build = lambda _: set_policy(ring, key, text)  # noqa: E731
     return carry_out(where, build, Output(as_json=as_json), draft=draft, life=life)
@@ -361,8 +370,8 @@ def export(
     from teehouse_core.wire.canonical import unb64u
 
     once = generate_key(SUITE)
-    if output.exists():
-        raise LocalError(f"{output} exists", code="file-exists", hint="a key file is never overwritten")
+    where = choose(service, tenant, admins, policy)
+    output = output.expanduser()
 
     def build(_: Context) -> Operation:
         return export_key(ring, key, version, SUITE, once.pk)
@@ -372,12 +381,15 @@ def export(
         if not isinstance(sealed, str):
             raise MalformedError("the key service's answer holds no key", code="key-service-answer")
         clear = open_export(once, unb64u(sealed), digest)
-        descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(clear)
+        _fill_secret(output, clear)
+        result["file"] = str(output)
 
-    where = choose(service, tenant, admins, policy)
-    return carry_out(where, build, Output(as_json=as_json), finish=finish)
+    _reserve_secret(output)  # before the entry is made: a key that no disk takes would be logged as exported
+    try:
+        return carry_out(where, build, Output(as_json=as_json), finish=finish)
+    except BaseException:
+        output.unlink(missing_ok=True)
+        raise
 
 
 def pool_create(
@@ -388,11 +400,9 @@ def pool_create(
     overlap: Annotated[
         int, typer.Option("--overlap", metavar="SECONDS", help="How long an old epoch still opens, at most 600.")
     ] = 600,
-    model: Annotated[str, typer.Option("--model", metavar="NAME", help="What the nodes must serve.")] = "",
-    weights: Annotated[str, typer.Option("--weights", metavar="HEX", help="SHA-256 of its weights.")] = "",
-    software: Annotated[str, typer.Option("--software-release", metavar="TEXT", help="The nodes' release.")] = "",
-    image: Annotated[str, typer.Option("--image", metavar="HEX", help="SHA-256 of the nodes' image.")] = "",
-    config: Annotated[str, typer.Option("--config", metavar="HEX", help="SHA-256 of the nodes' configuration.")] = "",
+    model: Annotated[
+        str, typer.Option("--model", metavar="NAME", help="The model's name, for people.", show_default="the key's")
+    ] = "",
     service: Service = None,
     tenant: Tenant = None,
     admins: Admins = None,
@@ -404,26 +414,34 @@ def pool_create(
     """Let nodes that satisfy the key's policy share it for an endpoint: any of them can read every request.
 
     For endpoints that scale to zero, or have more nodes than a request has candidates. No forward secrecy in an epoch.
+    What the pool claims of weights, software and capabilities is what the key's release policy ensures for every node.
     """
-    from teehouse.keys.operations import create_pool
+    from teehouse.keys.operations import Operation, create_pool
+    from teehouse_core.appraise.checks_pool import pool_claims
+    from teehouse_core.appraise.release_policy import ReleasePolicy
+    from teehouse_core.wire.canonical import unb64u
 
-    where = choose(service, tenant, admins, policy)
-    return carry_out(
-        where,
-        lambda _: create_pool(
+    def build(context: Context) -> Operation:
+        found = context.key(ring, key)
+        release = ReleasePolicy.parse(unb64u(str(found.get("policy", ""))), complete=False)
+        try:
+            weights, software, capabilities = pool_claims(release.appraisal, model or key)
+        except MalformedError as error:
+            hint = "`policy new` with an --appraisal that pins them, then `policy set`"
+            raise LocalError(error.message, code="pool-claims", hint=hint) from None
+        return create_pool(
             ring,
             key,
             endpoint,
             active_seconds=active,
             overlap_seconds=overlap,
-            model={"name": model, "weights_sha256": weights},
-            software={"release": software, "image_sha256": image, "config_sha256": config},
-            capabilities={"egress": "none", "content_logging": "none", "moderation": "none"},
-        ),
-        Output(as_json=as_json),
-        draft=draft,
-        life=life,
-    )
+            model=weights,
+            software=software,
+            capabilities=capabilities,
+        )
+
+    where = choose(service, tenant, admins, policy)
+    return carry_out(where, build, Output(as_json=as_json), draft=draft, life=life)
 
 
 def pool_delete(
@@ -444,16 +462,20 @@ def pool_delete(
     return carry_out(where, lambda _: delete_pool(ring, endpoint), Output(as_json=as_json), draft=draft, life=life)
 
 
-def _release(path: Path | None) -> bytes:
-    """The release policy's bytes, read as the service will. Raises `LocalError`."""
-    from teehouse_core.appraise.release_policy import ReleasePolicy
-
-    if path is None:
-        return b""
-    raw = read_bytes(path, MAX_POLICY_FILE).strip()
+def _reserve_secret(path: Path) -> None:
     try:
-        ReleasePolicy.parse(raw)
-    except MalformedError as error:
-        hint = "`teehouse keys policy new` writes one; it is canonical JSON"
-        raise LocalError(f"{path} is no release policy: {error.message}", code="release-policy", hint=hint) from None
-    return raw
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        raise LocalError(f"{path} exists", code="file-exists", hint="a key file is never overwritten") from None
+    except OSError as error:
+        raise LocalError(f"cannot write {path}: {error.strerror}", code="file-unwritable") from None
+
+
+def _fill_secret(path: Path, data: bytes) -> None:
+    try:
+        with path.open("r+b") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise LocalError(f"cannot write {path}: {error.strerror}", code="file-unwritable") from None

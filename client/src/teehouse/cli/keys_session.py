@@ -20,16 +20,18 @@ from rich.text import Text
 from teehouse.cli import exits
 from teehouse.cli.offline import policy_of, stamp
 from teehouse.cli.output import Output, safe
+from teehouse.keys.errors import KeyServiceError
 from teehouse_core.errors import LocalError
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
+    from teehouse.keys.admin import Admin
     from teehouse.keys.operations import Operation
     from teehouse.keys.service import KeyService
+    from teehouse_core.wire.commands import CommandRequest
 
 __all__ = [
     "Admins",
+    "Context",
     "DraftFile",
     "KeysPolicy",
     "Life",
@@ -39,12 +41,14 @@ __all__ = [
     "carry_out",
     "choose",
     "load_admins",
+    "new_draft",
     "show_outcome",
 ]
 
 PASSPHRASE: Final = "TEEHOUSE_ADMIN_PASSPHRASE"  # noqa: S105  the name of a variable
 DRAFT_LIFE: Final = 24 * 3600  # seconds that a draft is good for unless asked otherwise
 MAX_LIFE: Final = 7 * 24 * 3600
+_LISTED: Final = "`teehouse keys show` lists yours"
 
 Service = Annotated[
     str | None,
@@ -79,7 +83,13 @@ DraftFile = Annotated[
 ]
 Life = Annotated[
     int,
-    typer.Option("--life", metavar="SECONDS", min=60, max=MAX_LIFE, help="How long a draft may be approved and sent."),
+    typer.Option(
+        "--life",
+        metavar="SECONDS",
+        min=60,
+        max=MAX_LIFE,
+        help="How long a draft lives; never longer than the service's keyset.",
+    ),
 ]
 
 
@@ -106,8 +116,8 @@ class Where:
             )
         return self.tenant
 
-    def keys(self) -> list[Ed25519PrivateKey]:
-        """The admin keys. Raises `LocalError`."""
+    def signers(self) -> list[Admin]:
+        """The admins who sign here. Raises `LocalError`."""
         return load_admins(self.admins)
 
 
@@ -116,7 +126,7 @@ def choose(service: str | None, tenant: str | None, admins: list[Path] | None, p
     from teehouse.local.state import find_running
 
     state: dict[str, Any] = {}
-    if service is None or (tenant is None and not admins):
+    if None in (service, tenant, policy) or not admins:
         running = find_running(None)
         state = (running.state or {}) if running is not None else {}
     url = service or state.get("tks_url")
@@ -132,15 +142,15 @@ def choose(service: str | None, tenant: str | None, admins: list[Path] | None, p
     )
 
 
-def load_admins(paths: tuple[Path, ...]) -> list[Ed25519PrivateKey]:
+def load_admins(paths: tuple[Path, ...]) -> list[Admin]:
     """Raises `LocalError` (`admin-missing`, and what a key file raises)."""
-    from teehouse.keys.admin import load_admin_key
+    from teehouse.keys.admin import load_admin
 
     if not paths:
         raise LocalError(
             "no admin key is named", code="admin-missing", hint="--admin FILE; `teehouse keys admin new` makes one"
         )
-    return [load_admin_key(path, passphrase=os.environ.get(PASSPHRASE)) for path in paths]
+    return [load_admin(path.expanduser(), passphrase=os.environ.get(PASSPHRASE)) for path in paths]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,18 +162,18 @@ class Context:
     state: dict[str, Any] = field(repr=False)
 
     def ring(self, name: str) -> dict[str, Any]:
-        """Raises `LocalError` (`unknown-ring`)."""
+        """Raises `KeyServiceError` (`unknown-ring`), as the service would."""
         for ring in self.state.get("rings", []):
             if ring.get("id") == name:
                 return dict(ring)
-        raise LocalError(f"no ring {name!r}", code="unknown-ring", hint="`teehouse keys show` lists yours")
+        raise KeyServiceError(404, f"no ring {name!r}", code="unknown-ring", hint=_LISTED)
 
     def key(self, ring: str, name: str) -> dict[str, Any]:
-        """Raises `LocalError` (`unknown-key`)."""
+        """Raises `KeyServiceError` (`unknown-ring`, `unknown-key`), as the service would."""
         for key in self.ring(ring).get("keys", []):
             if key.get("id") == name:
                 return dict(key)
-        raise LocalError(f"no key {name!r} in {ring}", code="unknown-key", hint="`teehouse keys show` lists yours")
+        raise KeyServiceError(404, f"no key {name!r} in {ring!r}", code="unknown-key", hint=_LISTED)
 
 
 def carry_out(
@@ -179,15 +189,13 @@ def carry_out(
 
     Raises `TeehouseError`.
     """
-    from teehouse.keys.drafts import Draft
     from teehouse.keys.service import COMMAND_LIFE
     from teehouse_core.seal.commands import sign_command
     from teehouse_core.wire.commands import Command, CommandRequest
 
-    admins = where.keys()
+    tenant, admins = where.need_tenant(), where.signers()
     with where.open() as service:
-        tenant = where.need_tenant()
-        state = service.read(tenant, admins[0])
+        state = service.read(tenant, admins[0].key)
         context = Context(service, tenant, state)
         operation = build(context)
         scope = context.ring(operation.ring) if operation.ring else state
@@ -199,12 +207,11 @@ def carry_out(
             operation.args,
             life=life if draft is not None else COMMAND_LIFE,
         )
-        signatures = tuple(sign_command(raw, key) for key in admins)
+        signatures = tuple(sign_command(raw, admin.key) for admin in admins)
         request = CommandRequest(Command.parse(raw), signatures, operation.payload)
         if draft is not None:
-            Draft(request, where.url).save(draft)
             needed = scope.get("admins", {}).get("threshold", 1)
-            return _show_draft(out, draft, request, int(needed))
+            return new_draft(out, draft, request, where.url, int(needed))
         answer = service.send(request)
     if finish is not None:
         finish(answer.get("result", {}), request.command.sha256)
@@ -223,20 +230,28 @@ def show_outcome(out: Output, answer: dict[str, Any], op: str) -> int:
     table.add_column(overflow="fold")
     for name, value in answer.get("result", {}).items():
         if isinstance(value, str | int) and not isinstance(value, bool) and value != "" and len(str(value)) <= 200:
-            table.add_row(safe(str(name)), safe(str(value)))
-    table.add_row("log", safe(str(entry.get("origin", ""))))
-    table.add_row("leaf", safe(str(entry.get("leaf_sha256", ""))))
+            shown = stamp(value) if name == "destroy_at" and isinstance(value, int) and value else str(value)
+            table.add_row(Text(safe(str(name))), Text(safe(shown)))
+    table.add_row("log", Text(safe(str(entry.get("origin", "")))))
+    table.add_row("leaf", Text(safe(str(entry.get("leaf_sha256", "")))))
     out.show(table)
     return exits.OK
 
 
-def _show_draft(out: Output, path: Path, request: Any, needed: int) -> int:
+def new_draft(out: Output, path: Path, request: CommandRequest, url: str, needed: int) -> int:
+    """Write a draft to a new file, and say how it goes on. Raises `LocalError` (`file-exists`, `file-unwritable`)."""
+    from teehouse.keys.drafts import Draft
+
+    if path.exists():  # signatures of others may be in it
+        raise LocalError(f"{path} exists", code="file-exists", hint="a draft is never overwritten; choose another file")
+    Draft(request, url).save(path)
     have = len(request.signatures)
     if out.as_json:
         out.json(
             {
                 "version": 1,
                 "draft": str(path),
+                "tenant": request.command.tenant,
                 "command_sha256": request.command.sha256,
                 "signatures": have,
                 "needed": needed,
@@ -244,7 +259,8 @@ def _show_draft(out: Output, path: Path, request: Any, needed: int) -> int:
             }
         )
         return exits.OK
-    out.show(Text.assemble(("✓ ", "good"), f"wrote {path}: {have} of {needed} signatures"))
+    out.show(Text.assemble(("✓ ", "good"), f"wrote {path}: {have} of {needed} signatures; nothing was sent"))
+    out.show(Text.assemble(("tenant ", "dim"), request.command.tenant))
     out.show(Text(f"good until {stamp(request.command.expires_at)}", style="dim"))
     if have < needed:
         out.show(Text(f"others sign it with: teehouse keys approve {path} --admin FILE", style="hint"))

@@ -12,7 +12,7 @@ from typing import Any
 from teehouse_core.seal.commands import seal_import
 from teehouse_core.wire.canonical import b64u
 from teehouse_core.wire.commands import AdminSet, tenant_id
-from teehouse_core.wire.keyset import HpkeKey
+from teehouse_core.wire.keyset import Capabilities, HpkeKey, Model, Software
 
 __all__ = [
     "Operation",
@@ -118,9 +118,9 @@ def create_pool(
     *,
     active_seconds: int,
     overlap_seconds: int,
-    model: Mapping[str, str],
-    software: Mapping[str, str],
-    capabilities: Mapping[str, str],
+    model: Model,
+    software: Software,
+    capabilities: Capabilities,
 ) -> Operation:
     """Let a session key serve an endpoint as its pool key."""
     args = {
@@ -128,9 +128,9 @@ def create_pool(
         "key": key,
         "active_seconds": active_seconds,
         "overlap_seconds": overlap_seconds,
-        "model": dict(model),
-        "software": dict(software),
-        "capabilities": dict(capabilities),
+        "model": {"name": model.name, "weights_sha256": model.weights_sha256},
+        "software": {name: getattr(software, name) for name in ("release", "image_sha256", "config_sha256")},
+        "capabilities": {name: getattr(capabilities, name) for name in ("egress", "content_logging", "moderation")},
     }
     return Operation("pool.create", ring, args)
 

@@ -17,12 +17,13 @@ from urllib.parse import urlsplit
 import httpx2
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from teehouse.keys.errors import KeyServiceError
 from teehouse.session.errors import Unreachable
 from teehouse.settings import is_loopback
 from teehouse_core.appraise.appraise import appraise
 from teehouse_core.appraise.policy import Policy
 from teehouse_core.appraise.verdict import Accepted
-from teehouse_core.errors import LocalError, MalformedError, OperatorError, PeerError, TeehouseError
+from teehouse_core.errors import LocalError, MalformedError, OperatorError, TeehouseError
 from teehouse_core.evidence.bundle import MAX_BUNDLE
 from teehouse_core.seal.commands import sign_command
 from teehouse_core.wire.canonical import b64u
@@ -35,16 +36,6 @@ TIMEOUT: Final = 30.0  # seconds; a command waits for witnesses, who may be far 
 MAX_REPLY: Final = 32 * 1024 * 1024  # bytes; a tenant's whole state
 COMMAND_LIFE: Final = 300  # seconds in which a command signed at once is sent
 _CODE: Final = 64  # characters of a code that are believed
-
-
-class KeyServiceError(PeerError):
-    """The key service said no; `status` is its HTTP status, `code` and `hint` are its own, unauthenticated words."""
-
-    default_code = "key-service"
-
-    def __init__(self, status: int, message: str, *, code: str, hint: str | None) -> None:
-        super().__init__(message, code=code, hint=hint)
-        self.status = status
 
 
 class KeyService:
@@ -98,25 +89,30 @@ class KeyService:
     def command(
         self, tenant: str, ring: str, seq: int, op: str, args: Mapping[str, Any], *, life: int = COMMAND_LIFE
     ) -> bytes:
-        """The bytes of a command to this service, unsigned; it is good for `life` seconds."""
+        """The bytes of a command to this service, unsigned; good for `life` seconds, or until the keyset ends."""
+        keyset = self.accepted().keyset
         return build_command(
-            tks_keyset_sha256=self.accepted().keyset.sha256,
+            tks_keyset_sha256=keyset.sha256,
             tenant=tenant,
             ring=ring,
             seq=seq,
             op=op,
             args=args,
-            expires_at=self.now() + life,
+            expires_at=min(self.now() + life, keyset.not_after),
         )
 
     def send(self, request: CommandRequest) -> dict[str, Any]:
         """Send a signed command; returns `{"result", "entry", "checkpoint"}`. Raises `KeyServiceError`."""
         return self._post("/v1/commands", request.to_json())
 
+    def read_request(self, tenant: str, admin: Ed25519PrivateKey) -> CommandRequest:
+        """A signed `state.read`: who sends it is an admin of the tenant."""
+        raw = self.command(tenant, "", 0, READ_OP, {})
+        return CommandRequest(Command.parse(raw), (sign_command(raw, admin),))
+
     def read(self, tenant: str, admin: Ed25519PrivateKey) -> dict[str, Any]:
         """The tenant's own state, as its `state.read` shows it."""
-        raw = self.command(tenant, "", 0, READ_OP, {})
-        answer = self.send(CommandRequest(Command.parse(raw), (sign_command(raw, admin),)))
+        answer = self.send(self.read_request(tenant, admin))
         result = answer.get("result")
         if not isinstance(result, dict):
             raise MalformedError("the key service's answer is not understood", code="key-service-answer")

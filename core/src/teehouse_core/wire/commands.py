@@ -20,6 +20,7 @@ from teehouse_core.wire.keyset import key_id
 from teehouse_core.wire.labels import hash_label
 
 __all__ = [
+    "ADMIN_NAME",
     "COMMAND_LABEL",
     "COMMAND_VERSION",
     "MAX_ADMINS",
