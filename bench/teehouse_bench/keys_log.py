@@ -32,7 +32,7 @@ __all__ = ["measure_log"]
 
 LOG = f"tenant-{TENANT}"
 BIN = Path(sys.executable).parent
-APPEND_SHARE = 0.35  # of the time: export and verification need the rest
+APPEND_SHARE = 0.45  # of the time: export and verification need the rest
 LEAST = 10.0  # seconds to append in, however late it is
 PATIENCE = 900.0  # seconds for one call of `teehouse audit`
 _PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
