@@ -124,7 +124,16 @@ def test_the_ready_file_keeps_its_contract(platform: Up) -> None:
     assert state["openai_base_url"].endswith("/v1")
     assert set(state["endpoints"]) == {"demo"}
     assert state["endpoints"]["demo"].startswith("ep-")
-    assert set(state["pids"]) == {"supervisor", "cloud", "proxy", "node-0", "node-1"}
+    assert set(state["pids"]) == {"supervisor", "cloud", "proxy", "keys", "witness", "node-0", "node-1"}
+    for name in ("tks_url", "tks_gateway", "audit_url", "tenant_audit_url"):
+        assert state[name].startswith("http://127.0.0.1:")
+    for name in ("tks_account", "tks_other_account", "tks_policy_id", "access_key", "secret_key", "tks_tenant"):
+        assert isinstance(state[name], str)
+        assert state[name]
+    for name in ("audit_token", "tenant_audit_token"):
+        assert state[name].startswith("th-la-")
+    for name in ("audit_pins", "tks_admin_key"):
+        assert Path(state[name]).is_file()
     assert all(type(pid) is int and _alive(pid) for pid in state["pids"].values())
     assert state["pids"]["supervisor"] == platform.process.pid
     assert state["data_dir"] == str(platform.directory)
