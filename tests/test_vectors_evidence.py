@@ -136,10 +136,10 @@ def test_malformed_evidence_is_a_verdict(monkeypatch: pytest.MonkeyPatch, capsys
 
 def test_test_roots_have_one_door() -> None:
     """Nothing but the conformance stages reaches the entry that takes TEST roots, and nothing else makes anchors."""
-    pattern = re.compile(r"under_test_roots|anchors_for_tests|appraise_under\b")
+    pattern = re.compile(r"under_test_roots|anchors_for_tests|appraise(_pool)?_under\b")
     found = set()
     for wheel in ("core", "enclave", "cloud", "client"):
         for path in (ROOT / wheel / "src").rglob("*.py"):
             if pattern.search(path.read_text("utf-8")):
                 found.add(path.name)
-    assert found == {"anchors.py", "appraise.py", "under_test_roots.py", "conformance_evidence.py"}
+    assert found == {"anchors.py", "appraise.py", "pool.py", "under_test_roots.py", "conformance_evidence.py"}
